@@ -1,0 +1,197 @@
+//! The decision: whether a key whose secret was proved opens the door.
+
+use std::collections::BTreeMap;
+
+use super::{
+    ApiKey, CredentialId, KeyId, Merchant, Scope, State, Time, WebhookFormat,
+    api_key::CredentialState,
+    error::Poisoned,
+    ip_rules::{CallerIp, IpVerdict},
+};
+
+/// The answer to Validate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Let the client in.
+    Valid(Box<Principal>),
+    /// Do not.
+    Refused(Refusal),
+}
+
+/// Why a key does not open the door, in the order in which the reasons are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not a key string of this deployment.
+    Malformed,
+    /// No such credential, or its secret does not match, or the key is beyond the caller's reach.
+    NotFound,
+    /// The secret was proved; this was found after it.
+    Proved(KeyId, Finding),
+}
+
+/// What was found about a key whose secret was proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Deleted.
+    Deleted,
+    /// The secret shown was replaced.
+    SecretRetired,
+    /// Disabled.
+    Disabled,
+    /// Before its time.
+    NotYetValid,
+    /// After its time.
+    Expired,
+    /// It has address rules and no address was told.
+    CallerIpRequired,
+    /// Its address rules do not let the address in.
+    IpNotAllowed,
+    /// It lacks these required scopes.
+    ScopeNotGranted(Vec<Scope>),
+}
+
+/// Whose key it is and what it may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The key.
+    pub key_id: KeyId,
+    /// Whose.
+    pub merchant: Merchant,
+    /// Its name for people.
+    pub display_name: String,
+    /// All it may do.
+    pub scopes: Vec<Scope>,
+    /// The merchant's notes.
+    pub labels: BTreeMap<String, String>,
+    /// How webhooks are written.
+    pub webhook_format: WebhookFormat,
+    /// When the key ends.
+    pub expire_time: Option<Time>,
+    /// When the secret that was shown ends, if it is being retired.
+    pub secret_expire_time: Option<Time>,
+}
+
+/// Decides whether `key`, proved by the secret `shown`, opens the door at `now` from `ip` for `required`.
+///
+/// # Errors
+/// [`Poisoned`] if the terms of the key cannot be read and nothing before them refused it.
+pub fn decide(
+    key: &ApiKey,
+    shown: CredentialId,
+    ip: Option<CallerIp>,
+    required: &[Scope],
+    now: Time,
+) -> Result<Decision, Poisoned> {
+    let refused = |finding| Ok(Decision::Refused(Refusal::Proved(key.id, finding)));
+    let state = key.state(now);
+    if state == State::Deleted {
+        return refused(Finding::Deleted);
+    }
+    let secret_expire_time = match key.credential_state(shown, now) {
+        CredentialState::Current => None,
+        CredentialState::Retiring(end) => Some(end),
+        CredentialState::Retired => return refused(Finding::SecretRetired),
+    };
+    match state {
+        State::Deleted | State::Active => {}
+        State::Disabled => return refused(Finding::Disabled),
+        State::NotYetValid => return refused(Finding::NotYetValid),
+        State::Expired => return refused(Finding::Expired),
+    }
+    let terms = key.terms.as_ref().map_err(|poisoned| *poisoned)?;
+    match terms.ip_rules.judge(ip) {
+        IpVerdict::Permitted => {}
+        IpVerdict::AddressRequired => return refused(Finding::CallerIpRequired),
+        IpVerdict::NotAllowed => return refused(Finding::IpNotAllowed),
+    }
+    let missing: Vec<Scope> = required.iter().filter(|scope| !terms.scopes.contains(scope)).cloned().collect();
+    if !missing.is_empty() {
+        return refused(Finding::ScopeNotGranted(missing));
+    }
+    Ok(Decision::Valid(Box::new(Principal {
+        key_id: key.id,
+        merchant: key.merchant.clone(),
+        display_name: key.display_name.clone(),
+        scopes: terms.scopes.clone(),
+        labels: terms.labels.clone(),
+        webhook_format: terms.webhook_format,
+        expire_time: key.expire_time,
+        secret_expire_time,
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        DeleteReason,
+        api_key::{Deletion, Retiring, Terms, tests::example},
+        ip_rules::IpRules,
+    };
+
+    const NOW: Time = Time::MIN;
+
+    fn finding(key: &ApiKey, shown: CredentialId, ip: Option<&str>, required: &[&str]) -> Option<Finding> {
+        let required: Vec<Scope> = required.iter().map(|text| text.parse().unwrap()).collect();
+        match decide(key, shown, ip.map(|ip| ip.parse().unwrap()), &required, NOW).unwrap() {
+            Decision::Valid(_) => None,
+            Decision::Refused(Refusal::Proved(_, finding)) => Some(finding),
+            Decision::Refused(other) => panic!("{other:?} is not for this function to find"),
+        }
+    }
+
+    /// Everything is wrong at first; what is found first is mended, and the next is found.
+    #[test]
+    fn reasons_are_found_in_the_documented_order() {
+        let old = CredentialId::from_bytes([9; 16]);
+        let mut key = ApiKey {
+            deletion: Some(Deletion { delete_time: NOW, purge_time: NOW, reason: DeleteReason::Unspecified }),
+            disabled: true,
+            not_before_time: Some(Time::MAX),
+            expire_time: Some(NOW),
+            terms: Ok(Terms {
+                ip_rules: IpRules { allowed: vec!["192.0.2.0/24".parse().unwrap()], denied: vec![] },
+                ..Terms::default()
+            }),
+            ..example()
+        };
+        assert_eq!(finding(&key, old, None, &["a"]), Some(Finding::Deleted));
+        key.deletion = None;
+        assert_eq!(finding(&key, old, None, &["a"]), Some(Finding::SecretRetired));
+        key.retiring = Some(Retiring { credential_id: old, expire_time: Time::MAX });
+        assert_eq!(finding(&key, old, None, &["a"]), Some(Finding::Disabled));
+        key.disabled = false;
+        assert_eq!(finding(&key, old, None, &["a"]), Some(Finding::NotYetValid));
+        key.not_before_time = None;
+        assert_eq!(finding(&key, old, None, &["a"]), Some(Finding::Expired));
+        key.expire_time = None;
+        assert_eq!(finding(&key, old, None, &["a"]), Some(Finding::CallerIpRequired));
+        assert_eq!(finding(&key, old, Some("198.51.100.1"), &["a"]), Some(Finding::IpNotAllowed));
+        let missing = vec!["a".parse().unwrap()];
+        assert_eq!(finding(&key, old, Some("192.0.2.1"), &["a"]), Some(Finding::ScopeNotGranted(missing)));
+        assert_eq!(finding(&key, old, Some("192.0.2.1"), &[]), None);
+    }
+
+    #[test]
+    fn an_overlap_ends_at_its_moment() {
+        let old = CredentialId::from_bytes([9; 16]);
+        let key = ApiKey { retiring: Some(Retiring { credential_id: old, expire_time: NOW }), ..example() };
+        assert_eq!(finding(&key, old, None, &[]), Some(Finding::SecretRetired));
+    }
+
+    #[test]
+    fn an_administrator_s_scope_stands_for_others_only_inside_claviger() {
+        let terms = Terms { scopes: vec!["claviger:admin".parse().unwrap()], ..Terms::default() };
+        let key = ApiKey { terms: Ok(terms), ..example() };
+        assert!(matches!(finding(&key, key.current, None, &["claviger:validate"]), Some(Finding::ScopeNotGranted(_))));
+    }
+
+    #[test]
+    fn case_40_unreadable_terms_are_no_decision_but_a_deleted_key_is() {
+        let poisoned = Poisoned { key_id: example().id, what: "scopes" };
+        let mut key = ApiKey { terms: Err(poisoned), ..example() };
+        assert_eq!(decide(&key, key.current, None, &[], NOW), Err(poisoned));
+        key.deletion = Some(Deletion { delete_time: NOW, purge_time: NOW, reason: DeleteReason::Unspecified });
+        assert_eq!(finding(&key, key.current, None, &[]), Some(Finding::Deleted));
+    }
+}

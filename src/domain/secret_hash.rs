@@ -1,0 +1,346 @@
+//! Hashes of secrets at rest: argon2id (RFC 9106) in PHC strings, and the only place that runs argon2.
+//!
+//! The pepper is argon2's secret input. The associated data is a digest of whose secret it is, computed from the row
+//! being judged and never stored, so a hash that was moved to another row matches nothing there. (The argon2 crate would
+//! write associated data into the PHC string and its ready-made verify would read it back from there.)
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use argon2::{
+    Algorithm, Argon2, AssociatedData, Block, ParamsBuilder, Version,
+    password_hash::phc::{Output, PasswordHash, Salt},
+};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::{CredentialId, KeyId, Merchant, key_string::KeyString, root_secret::RootSecret};
+
+const HASH_LENGTH: usize = 32;
+/// Bytes of salt in a new hash.
+pub const SALT_LENGTH: usize = 16;
+
+/// How hard a hash is to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// For secrets that Claviger made: 256 random bits cannot be guessed, whatever the hash.
+    #[default]
+    Random256,
+    /// OWASP's first choice for passwords, for secrets that somebody else chose or by an auditor's wish.
+    Owasp,
+}
+
+/// The cost of one argon2 run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cost {
+    memory_kib: u32,
+    passes: u32,
+    lanes: u32,
+}
+
+/// No stored hash may cost more: 64 MiB, 10 passes, 4 lanes.
+const HIGHEST: Cost = Cost { memory_kib: 64 * 1024, passes: 10, lanes: 4 };
+
+impl Profile {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Random256, Self::Owasp];
+
+    /// The name in settings and in the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Random256 => "random256",
+            Self::Owasp => "owasp",
+        }
+    }
+
+    /// The profile of this name, if there is one.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|profile| profile.name() == name)
+    }
+
+    fn cost(self) -> Cost {
+        match self {
+            Self::Random256 => Cost { memory_kib: 1024, passes: 1, lanes: 1 },
+            Self::Owasp => Cost { memory_kib: 19_456, passes: 2, lanes: 1 },
+        }
+    }
+}
+
+/// Whose secret it is, in 32 bytes.
+#[derive(Clone, Copy)]
+pub struct Owner([u8; 32]);
+
+impl Owner {
+    /// The digest of the three, each preceded by its length.
+    pub fn new(key_id: KeyId, credential_id: CredentialId, merchant: &Merchant) -> Self {
+        let mut digest = Sha256::new();
+        for part in [key_id.as_bytes().as_slice(), credential_id.as_bytes(), merchant.as_str().as_bytes()] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        Self(digest.finalize().into())
+    }
+
+    /// The digest.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// A stored hash that was read and found within the bounds. It has not been run yet.
+pub struct StoredHash {
+    cost: Cost,
+    salt: Salt,
+    hash: [u8; HASH_LENGTH],
+}
+
+/// A stored hash that cannot be run: not argon2id version 19, with data of its own, too expensive, or no PHC string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unusable;
+
+impl StoredHash {
+    /// Reads a PHC string without running anything.
+    ///
+    /// # Errors
+    /// [`Unusable`] if it may not or cannot be run.
+    pub fn parse(phc: &str) -> Result<Self, Unusable> {
+        let parsed = PasswordHash::new(phc).map_err(|_| Unusable)?;
+        let right_kind = parsed.algorithm.as_str() == "argon2id" && parsed.version == Some(0x13);
+        let mut cost = Cost { memory_kib: 0, passes: 0, lanes: 0 };
+        for (name, value) in parsed.params.iter() {
+            let value = value.decimal().map_err(|_| Unusable)?;
+            match name.as_str() {
+                "m" => cost.memory_kib = value,
+                "t" => cost.passes = value,
+                "p" => cost.lanes = value,
+                _ => return Err(Unusable),
+            }
+        }
+        let bounded = (1..=HIGHEST.passes).contains(&cost.passes)
+            && (1..=HIGHEST.lanes).contains(&cost.lanes)
+            && (8 * cost.lanes..=HIGHEST.memory_kib).contains(&cost.memory_kib);
+        let hash = parsed.hash.and_then(|hash| hash.as_bytes().try_into().ok());
+        match (parsed.salt, hash) {
+            (Some(salt), Some(hash)) if right_kind && bounded && salt.len() >= SALT_LENGTH => Ok(Self { cost, salt, hash }),
+            _ => Err(Unusable),
+        }
+    }
+
+    /// Whether it was made at the cost of `profile`.
+    pub fn is_of(&self, profile: Profile) -> bool {
+        self.cost == profile.cost()
+    }
+}
+
+/// Runs argon2 and counts the runs.
+#[derive(Default)]
+pub struct Hasher {
+    runs: AtomicU64,
+}
+
+/// Working memory of one run at a time, kept for the next.
+#[derive(Default)]
+pub struct Memory(Vec<Block>);
+
+impl Hasher {
+    /// How often argon2 has been run.
+    pub fn runs(&self) -> u64 {
+        self.runs.load(Ordering::Relaxed)
+    }
+
+    /// Hashes the secret of `key`, as `owner`'s, under the pepper of `root`, into a PHC string.
+    ///
+    /// # Errors
+    /// [`Unusable`] if argon2 refuses, which no profile should cause.
+    pub fn hash(
+        &self,
+        key: &KeyString,
+        owner: &Owner,
+        root: &RootSecret,
+        profile: Profile,
+        salt: [u8; SALT_LENGTH],
+        memory: &mut Memory,
+    ) -> Result<String, Unusable> {
+        let cost = profile.cost();
+        let hash = self.run(key.secret(), &salt, root.pepper(), owner.as_bytes(), cost, memory)?;
+        let phc = PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::V0x13.into()),
+            params: params(cost, AssociatedData::EMPTY).and_then(|params| params.try_into().map_err(|_| Unusable))?,
+            salt: Some(Salt::new(&salt).map_err(|_| Unusable)?),
+            hash: Some(Output::new(hash.as_ref()).map_err(|_| Unusable)?),
+        };
+        Ok(phc.to_string())
+    }
+
+    /// Whether the secret of `key`, as `owner`'s and under the pepper of `root`, is the one in `stored`.
+    ///
+    /// # Errors
+    /// [`Unusable`] if argon2 refuses the stored cost.
+    pub fn matches(
+        &self,
+        key: &KeyString,
+        owner: &Owner,
+        root: &RootSecret,
+        stored: &StoredHash,
+        memory: &mut Memory,
+    ) -> Result<bool, Unusable> {
+        let hash = self.run(key.secret(), &stored.salt, root.pepper(), owner.as_bytes(), stored.cost, memory)?;
+        Ok(hash.ct_eq(&stored.hash).into())
+    }
+
+    fn run(
+        &self,
+        secret: &[u8],
+        salt: &[u8],
+        pepper: &[u8],
+        associated: &[u8; 32],
+        cost: Cost,
+        memory: &mut Memory,
+    ) -> Result<Zeroizing<[u8; HASH_LENGTH]>, Unusable> {
+        let params = params(cost, AssociatedData::new(associated).map_err(|_| Unusable)?)?;
+        let blocks = params.block_count();
+        if memory.0.len() < blocks {
+            memory.0.resize(blocks, Block::default());
+        }
+        let argon2 = Argon2::new_with_secret(pepper, Algorithm::Argon2id, Version::V0x13, params).map_err(|_| Unusable)?;
+        let mut hash = Zeroizing::new([0; HASH_LENGTH]);
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        argon2
+            .hash_password_into_with_memory(secret, salt, hash.as_mut(), &mut memory.0[..blocks])
+            .map_err(|_| Unusable)?;
+        Ok(hash)
+    }
+}
+
+fn params(cost: Cost, data: AssociatedData) -> Result<argon2::Params, Unusable> {
+    ParamsBuilder::new()
+        .m_cost(cost.memory_kib)
+        .t_cost(cost.passes)
+        .p_cost(cost.lanes)
+        .output_len(HASH_LENGTH)
+        .data(data)
+        .build()
+        .map_err(|_| Unusable)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SysRng;
+
+    use super::*;
+    use crate::domain::{key_string::KeyFormat, root_secret::RootId};
+
+    fn root(byte: u8) -> RootSecret {
+        RootSecret::derive(RootId::new('0').unwrap(), &[byte; 32])
+    }
+
+    fn key() -> KeyString {
+        KeyFormat::new("clv".parse().unwrap(), vec![]).mint(&root(1), &mut SysRng).unwrap()
+    }
+
+    fn owner(byte: u8) -> Owner {
+        Owner::new(KeyId::from_bytes([byte; 16]), CredentialId::from_bytes([2; 16]), &"acme".parse().unwrap())
+    }
+
+    fn hash(key: &KeyString, profile: Profile) -> String {
+        Hasher::default().hash(key, &owner(1), &root(1), profile, [3; 16], &mut Memory::default()).unwrap()
+    }
+
+    fn matches(key: &KeyString, owner: &Owner, root: &RootSecret, phc: &str) -> bool {
+        let stored = StoredHash::parse(phc).unwrap();
+        Hasher::default().matches(key, owner, root, &stored, &mut Memory::default()).unwrap()
+    }
+
+    /// RFC 9106, section 5.3: argon2id with secret input and associated data.
+    #[test]
+    fn rfc_9106_argon2id_vector_holds() {
+        let params = ParamsBuilder::new()
+            .m_cost(32)
+            .t_cost(3)
+            .p_cost(4)
+            .data(AssociatedData::new(&[4; 12]).unwrap())
+            .build()
+            .unwrap();
+        let argon2 = Argon2::new_with_secret(&[3; 8], Algorithm::Argon2id, Version::V0x13, params).unwrap();
+        let mut tag = [0; 32];
+        argon2.hash_password_into(&[1; 32], &[2; 16], &mut tag).unwrap();
+        assert_eq!(
+            tag,
+            [
+                0x0d, 0x64, 0x0d, 0xf5, 0x8d, 0x78, 0x76, 0x6c, 0x08, 0xc0, 0x37, 0xa3, 0x4a, 0x8b, 0x53, 0xc9, 0xd0, 0x1e,
+                0xf0, 0x45, 0x2d, 0x75, 0xb6, 0x5e, 0xb5, 0x25, 0x20, 0xe9, 0x6b, 0x01, 0xe6, 0x59,
+            ]
+        );
+    }
+
+    #[test]
+    fn the_right_secret_matches_with_both_profiles() {
+        let key = key();
+        for profile in Profile::ALL {
+            let phc = hash(&key, profile);
+            assert!(StoredHash::parse(&phc).unwrap().is_of(profile));
+            assert!(matches(&key, &owner(1), &root(1), &phc));
+        }
+    }
+
+    #[test]
+    fn another_secret_owner_or_pepper_does_not_match() {
+        let (mine, phc) = (key(), String::new());
+        let phc = phc + &hash(&mine, Profile::Random256);
+        assert!(!matches(&key(), &owner(1), &root(1), &phc));
+        assert!(!matches(&mine, &owner(9), &root(1), &phc), "moved to another row");
+        assert!(!matches(&mine, &owner(1), &root(2), &phc));
+    }
+
+    #[test]
+    fn a_stored_hash_names_its_cost_and_nothing_else() {
+        let phc = hash(&key(), Profile::Random256);
+        assert!(phc.starts_with("$argon2id$v=19$m=1024,t=1,p=1$"), "{phc}");
+        assert!(!phc.contains("data") && !phc.contains("keyid"));
+    }
+
+    #[test]
+    fn case_28_a_hash_beyond_the_bounds_is_refused_without_running_it() {
+        let phc = hash(&key(), Profile::Random256);
+        for params in [
+            "m=4194304,t=1,p=1",
+            "m=65537,t=1,p=1",
+            "m=1024,t=11,p=1",
+            "m=1024,t=1,p=5",
+            "m=1024,t=0,p=1",
+            "m=1024,t=1,p=0",
+            "m=7,t=1,p=1",
+            "m=1024,t=1,p=1,data=AAAA",
+            "m=1024,t=1,p=1,keyid=AAAA",
+            "m=1024,t=1",
+        ] {
+            let bad = phc.replace("m=1024,t=1,p=1", params);
+            assert!(StoredHash::parse(&bad).is_err(), "{params}");
+        }
+        for bad in [
+            "",
+            "banana",
+            &phc.replace("argon2id", "argon2d"),
+            &phc.replace("v=19", "v=16"),
+            &phc.replace("$v=19", ""),
+            &phc[..phc.len() - 4],
+            phc.rsplit_once('$').unwrap().0,
+        ] {
+            assert!(StoredHash::parse(bad).is_err(), "{bad}");
+        }
+        let highest = phc.replace("m=1024,t=1,p=1", "m=65536,t=10,p=4");
+        assert!(StoredHash::parse(&highest).is_ok());
+    }
+
+    #[test]
+    fn runs_are_counted_where_they_happen() {
+        let (hasher, key) = (Hasher::default(), key());
+        let phc =
+            hasher.hash(&key, &owner(1), &root(1), Profile::Random256, [3; 16], &mut Memory::default()).unwrap();
+        assert_eq!(hasher.runs(), 1);
+        let stored = StoredHash::parse(&phc).unwrap();
+        hasher.matches(&key, &owner(1), &root(1), &stored, &mut Memory::default()).unwrap();
+        assert_eq!(hasher.runs(), 2);
+    }
+}

@@ -1,0 +1,3 @@
+//! Claviger.
+pub mod domain;
+pub mod grpc;
