@@ -3,11 +3,8 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 /// Messages that carry a key string: no `Debug` is derived for them, so that none can be printed by accident.
-const SECRET_MESSAGES: [&str; 3] = [
-    ".claviger.v1.CreateResponse",
-    ".claviger.v1.RotateResponse",
-    ".claviger.v1.ValidateRequest",
-];
+const SECRET_MESSAGES: [&str; 3] =
+    [".claviger.v1.CreateResponse", ".claviger.v1.RotateResponse", ".claviger.v1.ValidateRequest"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -24,10 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ])?;
 
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(
-        out_dir.join("claviger.v1.descriptors.bin"),
-        compiler.encode_file_descriptor_set(),
-    )?;
+    fs::write(out_dir.join("claviger.v1.descriptors.bin"), compiler.encode_file_descriptor_set())?;
 
     tonic_prost_build::configure()
         .btree_map(".")

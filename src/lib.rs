@@ -1,3 +1,8 @@
 //! Claviger.
+pub mod app;
+pub mod clock;
 pub mod domain;
 pub mod grpc;
+#[path = "../migrations/mod.rs"]
+pub mod migrations;
+pub mod store;

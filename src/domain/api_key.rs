@@ -117,7 +117,10 @@ impl FromStr for Merchant {
     fn from_str(text: &str) -> Result<Self, String> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
         if text.is_empty() || text.len() > 64 || !text.chars().all(allowed) {
-            return Err(format!("{} is no merchant username; it has 1 to 64 characters of A-Za-z0-9._@-", quoted(text)));
+            return Err(format!(
+                "{} is no merchant username; it has 1 to 64 characters of A-Za-z0-9._@-",
+                quoted(text)
+            ));
         }
         Ok(Self(text.to_owned()))
     }
@@ -322,7 +325,11 @@ pub fn display_name(text: &str) -> Result<String, String> {
 /// # Errors
 /// What is wrong and what would be right.
 pub fn label_key(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("is an empty key; give the label a name".to_owned()) } else { plain_text(text, MAX_LABEL_TEXT) }
+    if text.is_empty() {
+        Err("is an empty key; give the label a name".to_owned())
+    } else {
+        plain_text(text, MAX_LABEL_TEXT)
+    }
 }
 
 /// Reads the value of a label.
@@ -402,7 +409,9 @@ pub(crate) mod tests {
     fn ids_have_one_spelling() {
         let id = KeyId::from_bytes([7; 16]);
         assert_eq!(id.to_string().parse(), Ok(id));
-        for text in ["key_", "7aZ", "key_zzzzzzzzzzzzzzzzzzzzzz", "KEY_0000000000000000000000", "key_000000000000000000000_"] {
+        for text in
+            ["key_", "7aZ", "key_zzzzzzzzzzzzzzzzzzzzzz", "KEY_0000000000000000000000", "key_000000000000000000000_"]
+        {
             assert!(text.parse::<KeyId>().is_err(), "{text}");
         }
         insta::assert_snapshot!("key_1".parse::<KeyId>().unwrap_err(), @"`key_1` is no key id; it is `key_` and 22 characters of 0-9A-Za-z");

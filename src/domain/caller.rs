@@ -58,13 +58,7 @@ impl Caller {
     /// If the scopes of the key cannot be read.
     pub fn new(key: &ApiKey, credential_id: CredentialId, peer: CallerIp) -> Result<Self> {
         let terms = key.terms.as_ref().map_err(|poisoned| *poisoned)?;
-        Ok(Self {
-            key_id: key.id,
-            credential_id,
-            merchant: key.merchant.clone(),
-            scopes: terms.scopes.clone(),
-            peer,
-        })
+        Ok(Self { key_id: key.id, credential_id, merchant: key.merchant.clone(), scopes: terms.scopes.clone(), peer })
     }
 
     /// The key it called with.

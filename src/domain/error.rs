@@ -160,16 +160,16 @@ impl fmt::Display for Error {
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PeerNotAllowed => {
-                f.write_str("the caller's key may not be used from the address of this connection")
-            }
+            Self::PeerNotAllowed => f.write_str("the caller's key may not be used from the address of this connection"),
             Self::ScopeMissing(scope) => write!(f, "the caller's key lacks the scope {scope}"),
             Self::MerchantOutOfReach => f.write_str(
                 "the caller reaches the keys of its own merchant only; other merchants need the scope \
                  claviger:all-merchants",
             ),
             Self::ReservedScopesNotHeld(scopes) => {
-                f.write_str("only a caller that holds these scopes itself may grant them or change a key that has them:")?;
+                f.write_str(
+                    "only a caller that holds these scopes itself may grant them or change a key that has them:",
+                )?;
                 scopes.iter().try_for_each(|scope| write!(f, " {scope}"))
             }
         }
@@ -189,7 +189,9 @@ impl fmt::Display for Precondition {
                 "a key that rotates itself needs an overlap of at least 15 minutes, or a lost answer would lock its \
                  holder out"
             }
-            Self::RequestIdReused => "this request_id was used before for a request with another meaning; choose a new one",
+            Self::RequestIdReused => {
+                "this request_id was used before for a request with another meaning; choose a new one"
+            }
             Self::RequestIdSuperseded => {
                 "the secret that this request_id made was rotated away since; choose a new request_id"
             }
@@ -201,7 +203,9 @@ impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Database(_) => f.write_str("the database does not answer; nothing was changed"),
-            Self::Contended(_) => f.write_str("the database is busy with other changes; nothing was changed, try again"),
+            Self::Contended(_) => {
+                f.write_str("the database is busy with other changes; nothing was changed, try again")
+            }
             Self::RootSecret(k) => write!(f, "the root secret `{k}` is in use but not mounted on this replica"),
             Self::CallerUndecided(_) => f.write_str("the caller's own key cannot be judged now"),
             Self::Draining => f.write_str("this replica is shutting down"),

@@ -331,8 +331,12 @@ mod tests {
 
     #[test]
     fn case_6_a_forged_tag_is_refused_though_the_checksum_is_right() {
-        let stranger =
-            KeyString::render(&"clv".parse().unwrap(), CredentialId::from_bytes([1; 16]), &root('0', 8), [2; 32].into());
+        let stranger = KeyString::render(
+            &"clv".parse().unwrap(),
+            CredentialId::from_bytes([1; 16]),
+            &root('0', 8),
+            [2; 32].into(),
+        );
         let unproved = format("clv", &[]).parse(stranger.reveal()).unwrap();
         assert!(matches!(unproved.prove(&ring()), Proof::Forged));
     }
@@ -397,9 +401,7 @@ mod tests {
         let vectors: Vec<String> = [
             ("clv", [0x00; 16], [0x00; 32]),
             ("clv", [0xFF; 16], [0xFF; 32]),
-            ("acme_live", *b"credential id 16", *b"a secret of exactly 32 bytes long"
-                .first_chunk::<32>()
-                .unwrap()),
+            ("acme_live", *b"credential id 16", *b"a secret of exactly 32 bytes long".first_chunk::<32>().unwrap()),
         ]
         .into_iter()
         .map(|(prefix, id, secret)| {

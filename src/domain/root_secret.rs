@@ -3,7 +3,7 @@
 //! From each root secret HKDF-SHA-256 (RFC 5869) derives a key for tags, a pepper for hashes, a key for page tokens,
 //! a key for sealing and a fingerprint, each under its own label. The root secret itself is forgotten at once.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit};
@@ -149,7 +149,7 @@ pub enum RootState {
 
 /// The root secrets that are mounted here, and the state of each that the deployment knows.
 pub struct KeyRing {
-    mounted: BTreeMap<RootId, RootSecret>,
+    mounted: Arc<BTreeMap<RootId, RootSecret>>,
     states: BTreeMap<RootId, RootState>,
     active: RootId,
 }
@@ -167,17 +167,20 @@ pub enum Found<'a> {
 impl KeyRing {
     /// Puts the ring together; none unless exactly one root secret is active, and it is mounted.
     pub fn new(mounted: Vec<RootSecret>, states: BTreeMap<RootId, RootState>) -> Option<Self> {
-        let mounted: BTreeMap<_, _> = mounted.into_iter().map(|root| (root.id, root)).collect();
+        Self::of(Arc::new(mounted.into_iter().map(|root| (root.id, root)).collect()), states)
+    }
+
+    /// The same mounted root secrets with what the database says of them now; none as for [`KeyRing::new`].
+    pub fn renewed(&self, states: BTreeMap<RootId, RootState>) -> Option<Self> {
+        Self::of(Arc::clone(&self.mounted), states)
+    }
+
+    fn of(mounted: Arc<BTreeMap<RootId, RootSecret>>, states: BTreeMap<RootId, RootState>) -> Option<Self> {
         let mut active = states.iter().filter(|(_, state)| **state == RootState::Active).map(|(id, _)| *id);
         match (active.next(), active.next()) {
             (Some(active), None) if mounted.contains_key(&active) => Some(Self { mounted, states, active }),
             _ => None,
         }
-    }
-
-    /// The same mounted root secrets with what the database says of them now; none as for [`KeyRing::new`].
-    pub fn with_states(self, states: BTreeMap<RootId, RootState>) -> Option<Self> {
-        Self::new(self.mounted.into_values().collect(), states)
     }
 
     /// The root secret named `id`.

@@ -121,7 +121,9 @@ impl StoredHash {
             && (8 * cost.lanes..=HIGHEST.memory_kib).contains(&cost.memory_kib);
         let hash = parsed.hash.and_then(|hash| hash.as_bytes().try_into().ok());
         match (parsed.salt, hash) {
-            (Some(salt), Some(hash)) if right_kind && bounded && salt.len() >= SALT_LENGTH => Ok(Self { cost, salt, hash }),
+            (Some(salt), Some(hash)) if right_kind && bounded && salt.len() >= SALT_LENGTH => {
+                Ok(Self { cost, salt, hash })
+            }
             _ => Err(Unusable),
         }
     }
@@ -203,7 +205,8 @@ impl Hasher {
         if memory.0.len() < blocks {
             memory.0.resize(blocks, Block::default());
         }
-        let argon2 = Argon2::new_with_secret(pepper, Algorithm::Argon2id, Version::V0x13, params).map_err(|_| Unusable)?;
+        let argon2 =
+            Argon2::new_with_secret(pepper, Algorithm::Argon2id, Version::V0x13, params).map_err(|_| Unusable)?;
         let mut hash = Zeroizing::new([0; HASH_LENGTH]);
         self.runs.fetch_add(1, Ordering::Relaxed);
         argon2
@@ -268,8 +271,8 @@ mod tests {
         assert_eq!(
             tag,
             [
-                0x0d, 0x64, 0x0d, 0xf5, 0x8d, 0x78, 0x76, 0x6c, 0x08, 0xc0, 0x37, 0xa3, 0x4a, 0x8b, 0x53, 0xc9, 0xd0, 0x1e,
-                0xf0, 0x45, 0x2d, 0x75, 0xb6, 0x5e, 0xb5, 0x25, 0x20, 0xe9, 0x6b, 0x01, 0xe6, 0x59,
+                0x0d, 0x64, 0x0d, 0xf5, 0x8d, 0x78, 0x76, 0x6c, 0x08, 0xc0, 0x37, 0xa3, 0x4a, 0x8b, 0x53, 0xc9, 0xd0,
+                0x1e, 0xf0, 0x45, 0x2d, 0x75, 0xb6, 0x5e, 0xb5, 0x25, 0x20, 0xe9, 0x6b, 0x01, 0xe6, 0x59,
             ]
         );
     }
@@ -336,8 +339,7 @@ mod tests {
     #[test]
     fn runs_are_counted_where_they_happen() {
         let (hasher, key) = (Hasher::default(), key());
-        let phc =
-            hasher.hash(&key, &owner(1), &root(1), Profile::Random256, [3; 16], &mut Memory::default()).unwrap();
+        let phc = hasher.hash(&key, &owner(1), &root(1), Profile::Random256, [3; 16], &mut Memory::default()).unwrap();
         assert_eq!(hasher.runs(), 1);
         let stored = StoredHash::parse(&phc).unwrap();
         hasher.matches(&key, &owner(1), &root(1), &stored, &mut Memory::default()).unwrap();

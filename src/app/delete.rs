@@ -1,0 +1,84 @@
+//! Delete: the end of a key. Its record stays until it is purged.
+
+use std::sync::Arc;
+
+use super::{
+    Answer, App, Target,
+    manage::{actor, changes, require_etag},
+    mutation::{Mutation, Proposal, Step},
+};
+use crate::{
+    domain::{
+        ApiKey, Caller, DeleteReason, Error, Result, Time,
+        api_key::Deletion,
+        audit_event::{Action, AuditEvent},
+        caller::guarded,
+        scope,
+    },
+    store::Tx,
+};
+
+/// What is to be deleted, and why.
+#[derive(Clone, Debug)]
+pub struct Revocation {
+    /// Which key.
+    pub target: Target,
+    /// Why.
+    pub reason: DeleteReason,
+    /// For the audit log.
+    pub note: String,
+}
+
+impl App {
+    /// Deletes a key. Deleting a deleted one is fine, and may raise the reason to compromised.
+    ///
+    /// # Errors
+    /// `NotFound`, `Denied`, `EtagMismatch`, and the precondition that an administrator is left.
+    pub async fn delete(self: &Arc<Self>, caller: &Caller, revocation: Revocation) -> Result<Answer> {
+        caller.require_unless_own(scope::KEYS_WRITE, revocation.target.id)?;
+        self.change(caller, revocation).await
+    }
+}
+
+impl Mutation for Revocation {
+    fn require(&self, caller: &Caller, before: Option<&ApiKey>, after: &ApiKey) -> Result<()> {
+        let key = before.unwrap_or(after);
+        let reach = caller.require_unless_own(scope::KEYS_WRITE, key.id)?;
+        if reach.covers(&key.merchant) { caller.require_change_of(key) } else { Err(Error::NotFound) }
+    }
+
+    async fn attempt(&self, app: &App, caller: &Caller, tx: &Tx, now: Time) -> Result<Step> {
+        let reach = caller.require_unless_own(scope::KEYS_WRITE, self.target.id)?;
+        let reach = guarded(reach, self.target.merchant.as_ref())?;
+        let before = tx.api_key_find_even_deleted(&reach, self.target.id).await?.ok_or(Error::NotFound)?;
+        self.require(caller, Some(&before), &before)?;
+        let deletion = match before.deletion {
+            Some(deletion) => Deletion { reason: deletion.reason.raised_to(self.reason), ..deletion },
+            None => {
+                require_etag(&self.target, &before)?;
+                Deletion {
+                    delete_time: now,
+                    purge_time: now.saturating_add(app.settings.purge_after),
+                    reason: self.reason,
+                }
+            }
+        };
+        if before.deletion == Some(deletion) {
+            return Ok(Step::unchanged(before));
+        }
+        let after =
+            ApiKey { deletion: Some(deletion), update_time: now, version: before.version + 1, ..before.clone() };
+        tx.api_key_save(&after).await?;
+        let event = AuditEvent {
+            time: now,
+            actor: actor(caller),
+            action: Action::Delete,
+            key_id: after.id,
+            merchant: after.merchant.clone(),
+            changes: changes(Some(&before), &after, now),
+            reason: deletion.reason,
+            note: self.note.clone(),
+        };
+        Ok(Step::Change(Box::new(Proposal { before: Some(before), after, key: None, event })))
+    }
+}

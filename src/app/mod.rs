@@ -1,0 +1,154 @@
+//! What we promise: one room for each verb of the API.
+//!
+//! A verb takes values of the domain and a [`Caller`](crate::domain::Caller) who was judged by [`App::authenticate`],
+//! asks the store what is remembered and the domain what is true. It knows nothing of gRPC and nothing of SQL.
+
+mod administrators;
+pub mod alarms;
+mod bootstrap;
+mod create;
+mod delete;
+mod hashing;
+mod manage;
+mod mutation;
+mod page_token;
+mod proof;
+mod read;
+mod refusals;
+mod request_ids;
+mod rotate;
+mod start;
+mod update;
+mod upkeep;
+mod validate;
+
+use std::{sync::Arc, time::Duration};
+
+use rand::{TryRng, rngs::SysRng};
+use tokio::sync::RwLock;
+use tokio_util::task::TaskTracker;
+
+pub use bootstrap::offline_key;
+pub use create::NewKey;
+pub use delete::Revocation;
+pub use manage::{Expiry, Target};
+pub use mutation::Answer;
+pub use read::{ListQuery, Page};
+pub use request_ids::SHOWN_AGAIN_FOR;
+pub use rotate::{LEAST_OWN_OVERLAP, MAX_OVERLAP, Rotation};
+pub use start::StartError;
+pub use update::Patch;
+pub use validate::{Question, Verdict};
+
+use self::{alarms::Alarms, hashing::HashingPool, proof::Proofs, refusals::Refusals};
+use crate::{
+    clock::Clock,
+    domain::{
+        Error, Result, Time,
+        key_string::KeyFormat,
+        root_secret::{KeyRing, RootSecret},
+        secret_hash::{Hasher, Profile},
+    },
+    store::Store,
+};
+
+/// How a deployment wants things done.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which key strings are made and accepted.
+    pub key_format: KeyFormat,
+    /// How new secrets are hashed.
+    pub profile: Profile,
+    /// How long a deleted key is kept.
+    pub purge_after: Duration,
+    /// Threads that run argon2.
+    pub hashing_threads: usize,
+    /// Hashes that may wait for a thread; more are refused.
+    pub hashing_queue: usize,
+    /// Proofs remembered at most.
+    pub remembered_proofs: u64,
+}
+
+/// The service, without its transport.
+pub struct App {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+    ring: RwLock<Arc<KeyRing>>,
+    hashing: HashingPool,
+    proofs: Proofs,
+    refusals: Refusals,
+    alarms: Alarms,
+    mutations: TaskTracker,
+}
+
+impl App {
+    /// Puts the service together on an opened and migrated store: checks the root secrets in `mounted` against those
+    /// the database knows, and activates the only one on a database that knows none.
+    ///
+    /// # Errors
+    /// What an operator has to put right.
+    pub async fn start(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        mounted: Vec<RootSecret>,
+    ) -> Result<Arc<Self>, StartError> {
+        let ring = start::key_ring(&store, clock.now(), mounted).await?;
+        let hashing = HashingPool::start(settings.hashing_threads, settings.hashing_queue).map_err(Error::fault)?;
+        let proofs = Proofs::new(settings.remembered_proofs, &mut SysRng).map_err(Error::fault)?;
+        Ok(Arc::new(Self {
+            store,
+            clock,
+            ring: RwLock::new(Arc::new(ring)),
+            hashing,
+            proofs,
+            refusals: Refusals::default(),
+            alarms: Alarms::default(),
+            mutations: TaskTracker::new(),
+            settings,
+        }))
+    }
+
+    /// Now, by the clock that was passed in.
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Which key strings are made and accepted.
+    pub fn key_format(&self) -> &KeyFormat {
+        &self.settings.key_format
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Where argon2 runs are counted.
+    pub fn hasher(&self) -> &Hasher {
+        self.hashing.hasher()
+    }
+
+    /// What was raised so far.
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    /// Waits until every mutation that has begun is done, also those whose callers hung up. To be called when no
+    /// further call comes in.
+    pub async fn drain(&self) {
+        self.mutations.close();
+        self.mutations.wait().await;
+    }
+
+    async fn ring(&self) -> Arc<KeyRing> {
+        Arc::clone(&*self.ring.read().await)
+    }
+
+    fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        SysRng.try_fill_bytes(&mut bytes).map_err(Error::fault)?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,141 @@
+//! How a change is made: in a task that outlives its caller, in a transaction that is tried again when others are in the
+//! way, with the caller's rights judged once more under the lock of the feed.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use super::App;
+use crate::{
+    domain::{
+        ApiKey, Caller, Error, Reach, Result, Time, audit_event::AuditEvent, error::Unavailable, key_string::KeyString,
+    },
+    store::{Numbered, Revision, Tx},
+};
+
+/// How often a transaction is begun before the caller is told to try later.
+const ATTEMPTS: u32 = 6;
+/// The longest wait before the second attempt; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// What a mutation answers.
+pub struct Answer {
+    /// The key as it is stored now.
+    pub api_key: ApiKey,
+    /// The key string, if one was made.
+    pub key: Option<Arc<KeyString>>,
+    /// The state of the database after the change.
+    pub revision: Revision,
+    /// Whether it is the answer to an earlier request with the same `request_id`.
+    pub replayed: bool,
+    /// Since when no replica decides on the state before. Every Validate reads the database, so that is the commit.
+    pub enforce_time: Time,
+}
+
+/// A change of one key.
+pub(super) trait Mutation: Send + Sync + 'static {
+    /// Requires the rights that this change needs, of a caller as it is known now.
+    fn require(&self, caller: &Caller, before: Option<&ApiKey>, after: &ApiKey) -> Result<()>;
+
+    /// Works in `tx` and says what came of it. May be called again, in another transaction, if the first was in the way
+    /// of others.
+    fn attempt(&self, app: &App, caller: &Caller, tx: &Tx, now: Time) -> impl Future<Output = Result<Step>> + Send;
+}
+
+/// What came of an attempt.
+pub(super) enum Step {
+    /// Nothing has to be written.
+    Settled(Box<Settled>),
+    /// The change is in the transaction and wants to be committed.
+    Change(Box<Proposal>),
+}
+
+/// The answer without a change.
+pub(super) struct Settled {
+    pub(super) api_key: ApiKey,
+    /// With the key string that an earlier request made.
+    pub(super) replayed: Option<Arc<KeyString>>,
+}
+
+/// A change that is ready to be committed.
+pub(super) struct Proposal {
+    pub(super) before: Option<ApiKey>,
+    pub(super) after: ApiKey,
+    pub(super) key: Option<Arc<KeyString>>,
+    pub(super) event: AuditEvent,
+}
+
+impl Step {
+    pub(super) fn unchanged(api_key: ApiKey) -> Self {
+        Self::Settled(Box::new(Settled { api_key, replayed: None }))
+    }
+}
+
+impl App {
+    /// Makes a change for `caller`. It runs to its end although the caller hangs up.
+    pub(super) async fn change<M: Mutation>(self: &Arc<Self>, caller: &Caller, mutation: M) -> Result<Answer> {
+        let (app, caller) = (Arc::clone(self), caller.clone());
+        let task = self.mutations.spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            for _ in 1..ATTEMPTS {
+                match app.attempt(&caller, &mutation).await {
+                    Err(Error::Unavailable(Unavailable::Contended(cause))) => {
+                        tracing::debug!(%cause, "another transaction was in the way");
+                        pause_up_to(pause).await?;
+                        pause *= 2;
+                    }
+                    outcome => return outcome,
+                }
+            }
+            app.attempt(&caller, &mutation).await
+        });
+        task.await.map_err(Error::fault)?
+    }
+
+    async fn attempt<M: Mutation>(&self, caller: &Caller, mutation: &M) -> Result<Answer> {
+        let now = self.now();
+        let tx = self.store.begin().await?;
+        match mutation.attempt(self, caller, &tx, now).await? {
+            Step::Settled(settled) => {
+                let revision = tx.feed_head().await?;
+                tx.rollback().await?;
+                let Settled { api_key, replayed: key } = *settled;
+                Ok(Answer { api_key, replayed: key.is_some(), key, revision, enforce_time: now })
+            }
+            Step::Change(proposal) => {
+                let numbered = tx.number().await?;
+                self.judge_again(&numbered, caller, mutation, &proposal, now).await?;
+                let Proposal { after: api_key, key, event, .. } = *proposal;
+                let revision = numbered.commit(event, i64::from_be_bytes(Self::random_bytes()?)).await?;
+                Ok(Answer { api_key, key, revision, replayed: false, enforce_time: self.now() })
+            }
+        }
+    }
+
+    /// Judges the caller and the last administrator on the latest state, which nobody else can change until the commit.
+    async fn judge_again<M: Mutation>(
+        &self,
+        numbered: &Numbered,
+        caller: &Caller,
+        mutation: &M,
+        proposal: &Proposal,
+        now: Time,
+    ) -> Result<()> {
+        // A caller that changes its own key is judged by what the key was.
+        let own = proposal.before.clone().filter(|key| key.id == caller.key_id());
+        let key = match own {
+            Some(key) => Some(key),
+            None => numbered.tx().api_key_peek_even_deleted(&Reach::everything(), caller.key_id()).await?,
+        };
+        let caller = self.admit(&key.ok_or(Error::CredentialsInvalid)?, caller.credential_id(), caller.peer())?;
+        mutation.require(&caller, proposal.before.as_ref(), &proposal.after)?;
+        let administrators = super::administrators::Judge { peer: caller.peer(), now };
+        administrators.require_one_left(numbered.tx(), proposal).await
+    }
+}
+
+/// Waits for a random part of `most`, so that those who were in each other's way are not so again.
+#[expect(clippy::disallowed_methods, reason = "there is no condition to wait for: the other transaction is not ours")]
+async fn pause_up_to(most: Duration) -> Result<()> {
+    let part = u32::from(u8::from_be_bytes(App::random_bytes()?));
+    tokio::time::sleep(most * part / u32::from(u8::MAX)).await;
+    Ok(())
+}

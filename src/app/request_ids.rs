@@ -1,0 +1,155 @@
+//! `request_id`: a retried Create or Rotate neither makes a second secret nor loses the first.
+//!
+//! The key string is kept for 15 minutes, sealed under a key derived from the root secret; upkeep erases it then.
+
+use std::{sync::Arc, time::Duration};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    App,
+    mutation::{Settled, Step},
+};
+use crate::{
+    domain::{
+        ApiKey, Caller, Error, Reach, Result, Time,
+        error::Precondition,
+        key_string::{KeyString, Proof},
+        root_secret::{Found, KeyRing},
+        sealed,
+    },
+    store::{Replay, RequestKey, Tx},
+};
+use rand::rngs::SysRng;
+
+/// For how long a replay shows the key string again.
+pub const SHOWN_AGAIN_FOR: Duration = Duration::from_secs(15 * 60);
+
+/// A digest of what a request means, whatever its spelling. Every part is preceded by its length.
+pub(super) struct Meaning(Sha256);
+
+impl Meaning {
+    pub(super) fn of(verb: &str) -> Self {
+        Self(Sha256::new()).with(verb.as_bytes())
+    }
+
+    #[must_use]
+    pub(super) fn with(mut self, part: impl AsRef<[u8]>) -> Self {
+        let part = part.as_ref();
+        self.0.update((part.len() as u64).to_be_bytes());
+        self.0.update(part);
+        self
+    }
+
+    /// A list whose order means nothing.
+    #[must_use]
+    pub(super) fn with_set<T: ToString>(self, items: impl IntoIterator<Item = T>) -> Self {
+        let mut items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+        items.sort_unstable();
+        let count = (items.len() as u64).to_be_bytes();
+        items.iter().fold(self.with(count), Self::with)
+    }
+
+    /// A number that may be absent.
+    #[must_use]
+    pub(super) fn with_number(self, number: Option<i128>) -> Self {
+        match number {
+            None => self.with([]),
+            Some(number) => self.with(number.to_be_bytes()),
+        }
+    }
+
+    pub(super) fn fingerprint(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
+impl App {
+    /// The answer to a request whose `request_id` did its work before, for a caller whose rights over `key` were judged.
+    pub(super) async fn replay(
+        &self,
+        request: &RequestKey,
+        replay: Replay,
+        fingerprint: [u8; 32],
+        key: ApiKey,
+        now: Time,
+    ) -> Result<Step> {
+        if replay.fingerprint != fingerprint {
+            return Err(Precondition::RequestIdReused.into());
+        }
+        if now.since(replay.create_time) >= SHOWN_AGAIN_FOR {
+            return Err(Error::RequestIdExpired(key.id));
+        }
+        if replay.credential_id != key.current {
+            return Err(Precondition::RequestIdSuperseded.into());
+        }
+        let ring = self.ring().await;
+        let shown = replay
+            .sealed
+            .as_ref()
+            .and_then(|(root, sealed)| match ring.find(*root) {
+                Found::Mounted(root) => sealed::open(root.sealing_key(), &context(request, &replay), sealed),
+                Found::NotMounted | Found::Unknown => None,
+            })
+            .and_then(|text| self.proved(std::str::from_utf8(&text).ok()?, &ring));
+        match shown {
+            Some(shown) => Ok(Step::Settled(Box::new(Settled { api_key: key, replayed: Some(Arc::new(shown)) }))),
+            None => Err(Error::RequestIdExpired(key.id)),
+        }
+    }
+
+    fn proved(&self, text: &str, ring: &KeyRing) -> Option<KeyString> {
+        match self.settings.key_format.parse(text).ok()?.prove(ring) {
+            Proof::Ours(key) => Some(key),
+            Proof::Forged | Proof::RootNotMounted(_) => None,
+        }
+    }
+
+    /// Notes in `tx` that `request` made `key` for `api_key`.
+    pub(super) async fn remember(
+        &self,
+        tx: &Tx,
+        request: &RequestKey,
+        fingerprint: [u8; 32],
+        api_key: &ApiKey,
+        key: &KeyString,
+        now: Time,
+    ) -> Result<()> {
+        let ring = self.ring().await;
+        let root = ring.active();
+        let mut replay = Replay {
+            fingerprint,
+            key_id: api_key.id,
+            credential_id: key.credential_id(),
+            create_time: now,
+            sealed: None,
+        };
+        let context = context(request, &replay);
+        let sealed = sealed::seal(root.sealing_key(), &context, key.reveal().as_bytes(), &mut SysRng);
+        replay.sealed = Some((root.id(), sealed.map_err(Error::fault)?));
+        tx.request_insert(request, &replay).await
+    }
+
+    /// What `request` did before and to which key, if the caller still reaches that key.
+    pub(super) async fn find_replay(
+        &self,
+        tx: &Tx,
+        request: &RequestKey,
+        reach: &Reach,
+        caller: &Caller,
+    ) -> Result<Option<(Replay, ApiKey)>> {
+        let Some(replay) = tx.request_find(request).await? else { return Ok(None) };
+        let key = tx.api_key_peek_even_deleted(reach, replay.key_id).await?.ok_or(Error::NotFound)?;
+        caller.require_change_of(&key)?;
+        Ok(Some((replay, key)))
+    }
+}
+
+/// What a sealed key string belongs to, so that it cannot be read out of another row.
+fn context(request: &RequestKey, replay: &Replay) -> Vec<u8> {
+    let mut context = request.caller.as_bytes().to_vec();
+    context.extend_from_slice(replay.key_id.as_bytes());
+    context.extend_from_slice(replay.credential_id.as_bytes());
+    context.extend_from_slice(request.request_id.as_bytes());
+    context
+}

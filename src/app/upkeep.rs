@@ -1,0 +1,68 @@
+//! What Claviger does in its own time: forgetting what is due, erasing what may not be shown again, learning of root
+//! secrets that others activated. The server calls it every few seconds; doing it late is never wrong.
+
+use std::sync::Arc;
+
+use super::{App, SHOWN_AGAIN_FOR, start};
+use crate::domain::{
+    DeleteReason, Error, KeyId, Reach, Result, Time,
+    audit_event::{Action, Actor, AuditEvent},
+};
+
+/// Keys purged in one round, each in a transaction of its own, so that changes by people get their turn between.
+const PURGED_AT_ONCE: u64 = 100;
+
+impl App {
+    /// One round of upkeep.
+    ///
+    /// # Errors
+    /// The first that occurred; the other parts were tried all the same.
+    pub async fn upkeep(self: &Arc<Self>) -> Result<()> {
+        let now = self.now();
+        let outcomes = [self.erase_sealed(now).await, self.purge_due(now).await, self.refresh_ring().await];
+        outcomes.into_iter().collect()
+    }
+
+    async fn erase_sealed(&self, now: Time) -> Result<()> {
+        let too_old = i64::try_from(SHOWN_AGAIN_FOR.as_micros()).unwrap_or(i64::MAX);
+        let before = Time::from_micros(now.micros().saturating_sub(too_old));
+        self.store.request_erase_sealed_before(before).await.map(drop)
+    }
+
+    async fn purge_due(&self, now: Time) -> Result<()> {
+        for id in self.store.api_key_list_due_for_purge(now, PURGED_AT_ONCE).await? {
+            self.purge(id, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets one key, unless it is no longer due once its lock is held.
+    async fn purge(&self, id: KeyId, now: Time) -> Result<()> {
+        let tx = self.store.begin().await?;
+        let key = tx.api_key_find_even_deleted(&Reach::everything(), id).await?;
+        let Some(key) = key.filter(|key| key.deletion.is_some_and(|deletion| deletion.purge_time <= now)) else {
+            return tx.rollback().await;
+        };
+        tx.api_key_purge(id).await?;
+        let event = AuditEvent {
+            time: now,
+            actor: Actor::Upkeep,
+            action: Action::Purge,
+            key_id: id,
+            merchant: key.merchant,
+            changes: Vec::new(),
+            reason: key.deletion.map_or(DeleteReason::Unspecified, |deletion| deletion.reason),
+            note: String::new(),
+        };
+        tx.number().await?.commit(event, i64::from_be_bytes(Self::random_bytes()?)).await.map(drop)
+    }
+
+    /// Learns what other replicas did to the root secrets.
+    async fn refresh_ring(&self) -> Result<()> {
+        let states = start::states(&self.store.root_secret_list().await?);
+        let mut ring = self.ring.write().await;
+        let renewed = ring.renewed(states);
+        *ring = Arc::new(renewed.ok_or_else(|| Error::fault("the active root secret is not mounted here"))?);
+        Ok(())
+    }
+}

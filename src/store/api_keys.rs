@@ -1,0 +1,436 @@
+//! Keys and their credentials: reading, making, changing, forgetting.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IntoActiveModel, Iterable, JoinType,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    sea_query::{Expr, ExprTrait, LockType, Query, SelectStatement},
+};
+
+use super::{
+    Revision, Store, Tx, failure,
+    rows::{api_key, credential, feed_head, request_log},
+};
+use crate::domain::{
+    ApiKey, CredentialId, DeleteReason, Error, KeyId, Reach, Result, Time, WebhookFormat,
+    api_key::{Deletion, Retiring, Terms},
+    error::Poisoned,
+    ip_rules::IpRules,
+    root_secret::RootId,
+    secret_hash::Profile,
+};
+
+/// One secret of a key, as it is stored. It is read, not yet judged: any part may be poisoned.
+#[derive(Clone)]
+pub struct Credential {
+    /// Its name.
+    pub id: CredentialId,
+    /// Under which root secret its tag was made.
+    pub root: RootId,
+    /// The profile it was hashed with, by name.
+    pub profile: String,
+    /// The hash, a PHC string.
+    pub phc: String,
+    /// Under which root secret's pepper it was hashed; none if the stored name cannot be one.
+    pub pepper_root: Option<RootId>,
+    /// When it was made.
+    pub create_time: Time,
+}
+
+impl Credential {
+    /// A new one, with its hash.
+    pub fn new(id: CredentialId, root: RootId, profile: Profile, phc: String, create_time: Time) -> Self {
+        Self { id, root, profile: profile.name().to_owned(), phc, pepper_root: Some(root), create_time }
+    }
+}
+
+/// What Validate reads, in one statement.
+pub struct Validation {
+    /// The state of the database that was read.
+    pub revision: Revision,
+    /// The credential and its key, if there is such a credential.
+    pub found: Option<(Credential, ApiKey)>,
+}
+
+impl Store {
+    /// Reads a credential, its key and the head of the feed in one statement.
+    ///
+    /// This sees keys of every merchant and deleted ones: whoever asks judges the reach.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn validation_read_even_deleted(&self, id: CredentialId) -> Result<Validation> {
+        let statement = validation_statement(id);
+        let row = self
+            .bounded(async {
+                self.reader
+                    .query_one(&statement)
+                    .await?
+                    .ok_or_else(|| DbErr::RecordNotFound("the row of feed_head".to_owned()))
+            })
+            .await?;
+        let read = || -> Result<_, DbErr> {
+            let head = feed_head::Model::from_query_result(&row, "f_")?;
+            let credential = credential::Model::from_query_result_optional(&row, "c_")?;
+            let key = api_key::Model::from_query_result_optional(&row, "k_")?;
+            Ok((head, credential.zip(key)))
+        };
+        let (head, found) = read().map_err(failure::of)?;
+        let found = found
+            .map(|(credential, key)| Ok::<_, Error>((credential_from_row(credential)?, key_from_row(key)?)))
+            .transpose()?;
+        Ok(Validation { revision: Revision::new(head.epoch, head.seq), found })
+    }
+
+    /// One key; a deleted one, too.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn api_key_find_even_deleted(&self, reach: &Reach, id: KeyId) -> Result<Option<ApiKey>> {
+        let row = self.bounded(by_id(reach, id).one(&self.reader)).await?;
+        row.map(key_from_row).transpose()
+    }
+
+    /// Puts a renewed hash in the place of `old`. No change of the key: no number, no audit entry, no new etag. Does
+    /// nothing if somebody else renewed it first.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn credential_renew_hash(&self, id: CredentialId, old: &str, new: &Credential) -> Result<()> {
+        let update = credential::Entity::update_many()
+            .col_expr(credential::Column::Phc, Expr::value(new.phc.as_str()))
+            .col_expr(credential::Column::Profile, Expr::value(new.profile.as_str()))
+            .col_expr(credential::Column::PepperRoot, Expr::value(root_text(new.pepper_root)))
+            .filter(credential::Column::Id.eq(id.as_bytes().to_vec()))
+            .filter(credential::Column::Phc.eq(old));
+        self.bounded(update.exec(&self.writer)).await.map(drop)
+    }
+
+    /// Which deleted keys are due to be forgotten at `now`, the oldest first, at most `most`.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn api_key_list_due_for_purge(&self, now: Time, most: u64) -> Result<Vec<KeyId>> {
+        let ids = api_key::Entity::find()
+            .select_only()
+            .column(api_key::Column::Id)
+            .filter(api_key::Column::PurgeTime.lte(now.micros()))
+            .order_by_asc(api_key::Column::PurgeTime)
+            .limit(most)
+            .into_tuple::<Vec<u8>>();
+        self.bounded(ids.all(&self.reader)).await?.into_iter().map(|id| Ok(KeyId::from_bytes(bytes(&id)?))).collect()
+    }
+}
+
+impl Tx {
+    /// One key, not locked; a deleted one, too. For looking at a second key under the lock of the feed, where taking
+    /// another row's lock could wait for a transaction that waits for this one.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn api_key_peek_even_deleted(&self, reach: &Reach, id: KeyId) -> Result<Option<ApiKey>> {
+        let row = self.bounded(by_id(reach, id).one(&self.tx)).await?;
+        row.map(key_from_row).transpose()
+    }
+
+    /// One key, locked until the transaction ends; a deleted one, too.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn api_key_find_even_deleted(&self, reach: &Reach, id: KeyId) -> Result<Option<ApiKey>> {
+        let row = self.bounded(by_id(reach, id).lock(LockType::Update).one(&self.tx)).await?;
+        row.map(key_from_row).transpose()
+    }
+
+    /// A new key with its first credential.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn api_key_insert(&self, key: &ApiKey, credential: &Credential) -> Result<()> {
+        let row = row_from_key(key)?.into_active_model();
+        self.bounded(api_key::Entity::insert(row).exec_without_returning(&self.tx)).await?;
+        self.credential_insert(key.id, credential).await
+    }
+
+    /// A further credential of a key.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn credential_insert(&self, key_id: KeyId, credential: &Credential) -> Result<()> {
+        let row = credential::ActiveModel {
+            id: Set(credential.id.as_bytes().to_vec()),
+            key_id: Set(key_id.as_bytes().to_vec()),
+            root: Set(credential.root.to_string()),
+            profile: Set(credential.profile.clone()),
+            phc: Set(credential.phc.clone()),
+            pepper_root: Set(root_text(credential.pepper_root)),
+            create_time: Set(credential.create_time.micros()),
+        };
+        self.bounded(credential::Entity::insert(row).exec_without_returning(&self.tx)).await.map(drop)
+    }
+
+    /// Writes `key` over the row of the version before it. Terms that cannot be read stay as they are stored.
+    ///
+    /// # Errors
+    /// `Fault` if the row is not of that version, which its lock should prevent.
+    pub async fn api_key_save(&self, key: &ApiKey) -> Result<()> {
+        let id = key.id.as_bytes().to_vec();
+        let mut update = api_key::Entity::update_many()
+            .filter(api_key::Column::Id.eq(id))
+            .filter(api_key::Column::Version.eq(key.version - 1));
+        for (column, value) in columns_to_save(key)? {
+            update = update.col_expr(column, value);
+        }
+        let outcome = self.bounded(update.exec(&self.tx)).await?;
+        super::tx::exactly_one("api_key_save", outcome.rows_affected)
+    }
+
+    /// Forgets a deleted key with its credentials and the requests that made them.
+    ///
+    /// # Errors
+    /// `Fault` if there is no such deleted key.
+    pub async fn api_key_purge(&self, id: KeyId) -> Result<()> {
+        let id = id.as_bytes().to_vec();
+        let requests = request_log::Entity::delete_many().filter(request_log::Column::KeyId.eq(id.clone()));
+        self.bounded(requests.exec(&self.tx)).await?;
+        let credentials = credential::Entity::delete_many().filter(credential::Column::KeyId.eq(id.clone()));
+        self.bounded(credentials.exec(&self.tx)).await?;
+        let key = api_key::Entity::delete_many()
+            .filter(api_key::Column::Id.eq(id))
+            .filter(api_key::Column::DeleteTime.is_not_null());
+        let outcome = self.bounded(key.exec(&self.tx)).await?;
+        super::tx::exactly_one("api_key_purge", outcome.rows_affected)
+    }
+
+    /// All keys that were stored as administrators of all merchants.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn api_key_list_full_administrators(&self) -> Result<Vec<ApiKey>> {
+        let administrators = api_key::Entity::find()
+            .filter(api_key::Column::FullAdministrator.eq(true))
+            .filter(api_key::Column::DeleteTime.is_null());
+        self.bounded(administrators.all(&self.tx)).await?.into_iter().map(key_from_row).collect()
+    }
+}
+
+/// `feed_head LEFT JOIN credential LEFT JOIN api_key`: always one row, whether or not there is such a credential.
+fn validation_statement(id: CredentialId) -> SelectStatement {
+    let mut select = Query::select();
+    select
+        .from(feed_head::Entity)
+        .join(
+            JoinType::LeftJoin,
+            credential::Entity,
+            Condition::all().add(credential::Column::Id.eq(id.as_bytes().to_vec())),
+        )
+        .join(
+            JoinType::LeftJoin,
+            api_key::Entity,
+            Expr::col((api_key::Entity, api_key::Column::Id)).equals((credential::Entity, credential::Column::KeyId)),
+        )
+        .and_where(feed_head::Column::Id.eq(super::feed::HEAD));
+    add_columns::<feed_head::Entity>(&mut select, "f_");
+    add_columns::<credential::Entity>(&mut select, "c_");
+    add_columns::<api_key::Entity>(&mut select, "k_");
+    select
+}
+
+fn add_columns<E: EntityTrait>(select: &mut SelectStatement, prefix: &str) {
+    for column in E::Column::iter() {
+        let alias = format!("{prefix}{}", sea_orm::IdenStatic::as_str(&column));
+        select.expr_as(Expr::col((E::default(), column)), alias);
+    }
+}
+
+fn by_id(reach: &Reach, id: KeyId) -> sea_orm::Select<api_key::Entity> {
+    let select = api_key::Entity::find().filter(api_key::Column::Id.eq(id.as_bytes().to_vec()));
+    within(select, reach)
+}
+
+/// Narrows a query to what is within `reach`.
+pub(super) fn within(select: sea_orm::Select<api_key::Entity>, reach: &Reach) -> sea_orm::Select<api_key::Entity> {
+    select.apply_if(reach.merchant(), |select, merchant| {
+        select.filter(api_key::Column::MerchantUsername.eq(merchant.as_str()))
+    })
+}
+
+/// Turns a row into a key. Terms that cannot be read are noted as poisoned; everything else is under our own hand, and
+/// if it cannot be read that is a fault.
+pub(super) fn key_from_row(row: api_key::Model) -> Result<ApiKey> {
+    let id = KeyId::from_bytes(bytes(&row.id)?);
+    let poisoned = |what| Poisoned { key_id: id, what };
+    let terms = terms_from_row(&row).map_err(poisoned);
+    let deletion = match (row.delete_time, row.purge_time) {
+        (Some(delete), Some(purge)) => Some(Deletion {
+            delete_time: Time::from_micros(delete),
+            purge_time: Time::from_micros(purge),
+            reason: reason_from(row.delete_reason),
+        }),
+        (None, None) => None,
+        _ => return Err(poisoned("delete_time").into()),
+    };
+    let retiring = match (row.retiring_credential_id, row.retiring_expire_time) {
+        (Some(id), Some(end)) => {
+            Some(Retiring { credential_id: CredentialId::from_bytes(bytes(&id)?), expire_time: Time::from_micros(end) })
+        }
+        _ => None,
+    };
+    Ok(ApiKey {
+        id,
+        merchant: row.merchant_username.parse().map_err(|_| poisoned("merchant_username"))?,
+        display_name: row.display_name,
+        current: CredentialId::from_bytes(bytes(&row.credential_id)?),
+        prefix: row.prefix,
+        retiring,
+        terms,
+        disabled: row.disabled,
+        create_time: Time::from_micros(row.create_time),
+        update_time: Time::from_micros(row.update_time),
+        not_before_time: row.not_before_time.map(Time::from_micros),
+        expire_time: row.expire_time.map(Time::from_micros),
+        rotate_time: row.rotate_time.map(Time::from_micros),
+        deletion,
+        version: row.version,
+    })
+}
+
+fn terms_from_row(row: &api_key::Model) -> Result<Terms, &'static str> {
+    fn list<T: std::str::FromStr>(text: &str, what: &'static str) -> Result<Vec<T>, &'static str> {
+        let items: Vec<String> = serde_json::from_str(text).map_err(|_| what)?;
+        items.iter().map(|item| item.parse().map_err(|_| what)).collect()
+    }
+    Ok(Terms {
+        ip_rules: IpRules {
+            allowed: list(&row.allowed_ips, "allowed_ips")?,
+            denied: list(&row.denied_ips, "denied_ips")?,
+        },
+        scopes: list(&row.scopes, "scopes")?,
+        labels: serde_json::from_str::<BTreeMap<String, String>>(&row.labels).map_err(|_| "labels")?,
+        webhook_format: match row.webhook_format {
+            1 => WebhookFormat::SingleJson,
+            2 => WebhookFormat::MultipleJson,
+            _ => return Err("webhook_format"),
+        },
+    })
+}
+
+fn credential_from_row(row: credential::Model) -> Result<Credential> {
+    let root = |text: &str| {
+        let mut characters = text.chars();
+        characters.next().filter(|_| characters.next().is_none()).and_then(RootId::new)
+    };
+    let key_id = KeyId::from_bytes(bytes(&row.key_id)?);
+    Ok(Credential {
+        id: CredentialId::from_bytes(bytes(&row.id)?),
+        root: root(&row.root).ok_or(Poisoned { key_id, what: "root" })?,
+        profile: row.profile,
+        phc: row.phc,
+        pepper_root: root(&row.pepper_root),
+        create_time: Time::from_micros(row.create_time),
+    })
+}
+
+fn row_from_key(key: &ApiKey) -> Result<api_key::Model> {
+    let terms = key.terms.as_ref().map_err(|poisoned| *poisoned)?;
+    Ok(api_key::Model {
+        id: key.id.as_bytes().to_vec(),
+        merchant_username: key.merchant.as_str().to_owned(),
+        display_name: key.display_name.clone(),
+        credential_id: key.current.as_bytes().to_vec(),
+        prefix: key.prefix.clone(),
+        retiring_credential_id: key.retiring.map(|retiring| retiring.credential_id.as_bytes().to_vec()),
+        retiring_expire_time: key.retiring.map(|retiring| retiring.expire_time.micros()),
+        allowed_ips: json(terms.ip_rules.allowed.iter().map(ToString::to_string).collect::<Vec<_>>())?,
+        denied_ips: json(terms.ip_rules.denied.iter().map(ToString::to_string).collect::<Vec<_>>())?,
+        scopes: json(terms.scopes.iter().map(ToString::to_string).collect::<Vec<_>>())?,
+        labels: json(&terms.labels)?,
+        full_administrator: key.is_full_administrator(),
+        webhook_format: match terms.webhook_format {
+            WebhookFormat::SingleJson => 1,
+            WebhookFormat::MultipleJson => 2,
+        },
+        disabled: key.disabled,
+        create_time: key.create_time.micros(),
+        update_time: key.update_time.micros(),
+        not_before_time: key.not_before_time.map(Time::micros),
+        expire_time: key.expire_time.map(Time::micros),
+        rotate_time: key.rotate_time.map(Time::micros),
+        delete_time: key.deletion.map(|deletion| deletion.delete_time.micros()),
+        purge_time: key.deletion.map(|deletion| deletion.purge_time.micros()),
+        delete_reason: reason_number(key.deletion.map_or(DeleteReason::Unspecified, |deletion| deletion.reason)),
+        version: key.version,
+    })
+}
+
+/// The columns that a change may touch: identity never, terms only if they could be read.
+fn columns_to_save(key: &ApiKey) -> Result<Vec<(api_key::Column, Expr)>> {
+    use api_key::Column as C;
+    let readable = key.terms.is_ok();
+    let stand_in = ApiKey { terms: Ok(Terms::default()), ..key.clone() };
+    let row = row_from_key(if readable { key } else { &stand_in })?;
+    let mut columns: Vec<(C, Expr)> = vec![
+        (C::DisplayName, Expr::value(row.display_name)),
+        (C::CredentialId, Expr::value(row.credential_id)),
+        (C::Prefix, Expr::value(row.prefix)),
+        (C::RetiringCredentialId, Expr::value(row.retiring_credential_id)),
+        (C::RetiringExpireTime, Expr::value(row.retiring_expire_time)),
+        (C::Disabled, Expr::value(row.disabled)),
+        (C::UpdateTime, Expr::value(row.update_time)),
+        (C::NotBeforeTime, Expr::value(row.not_before_time)),
+        (C::ExpireTime, Expr::value(row.expire_time)),
+        (C::RotateTime, Expr::value(row.rotate_time)),
+        (C::DeleteTime, Expr::value(row.delete_time)),
+        (C::PurgeTime, Expr::value(row.purge_time)),
+        (C::DeleteReason, Expr::value(row.delete_reason)),
+        (C::Version, Expr::value(row.version)),
+    ];
+    if readable {
+        columns.extend([
+            (C::AllowedIps, Expr::value(row.allowed_ips)),
+            (C::DeniedIps, Expr::value(row.denied_ips)),
+            (C::Scopes, Expr::value(row.scopes)),
+            (C::Labels, Expr::value(row.labels)),
+            (C::FullAdministrator, Expr::value(row.full_administrator)),
+            (C::WebhookFormat, Expr::value(row.webhook_format)),
+        ]);
+    }
+    Ok(columns)
+}
+
+/// The stored number of a reason.
+pub(super) fn reason_number(reason: DeleteReason) -> i16 {
+    match reason {
+        DeleteReason::Unspecified => 0,
+        DeleteReason::Compromised => 1,
+        DeleteReason::Superseded => 2,
+        DeleteReason::Unused => 3,
+        DeleteReason::OwnerLeft => 4,
+    }
+}
+
+/// The reason with this stored number. A number that a newer binary wrote is told as no reason.
+fn reason_from(number: i16) -> DeleteReason {
+    match number {
+        1 => DeleteReason::Compromised,
+        2 => DeleteReason::Superseded,
+        3 => DeleteReason::Unused,
+        4 => DeleteReason::OwnerLeft,
+        _ => DeleteReason::Unspecified,
+    }
+}
+
+fn root_text(root: Option<RootId>) -> String {
+    root.map(|root| root.to_string()).unwrap_or_default()
+}
+
+fn json(value: impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(&value).map_err(Error::fault)
+}
+
+/// A stored id of `N` bytes.
+pub(super) fn bytes<const N: usize>(stored: &[u8]) -> Result<[u8; N]> {
+    stored.try_into().map_err(|_| Error::fault(format!("a stored id has {} bytes in place of {N}", stored.len())))
+}

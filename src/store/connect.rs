@@ -1,0 +1,139 @@
+//! Opening a database, with the drivers' defaults put right.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sea_orm::{
+    ConnectOptions, Database, DatabaseConnection,
+    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+};
+
+use super::{Engine, Store, failure};
+use crate::domain::Result;
+
+/// Where a database is. Its text may hold a password: there is no `Debug` and no `Display`.
+#[derive(Clone)]
+pub enum Address {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A URL.
+    Postgres(String),
+}
+
+impl Address {
+    /// Reads `sqlite:PATH`, `sqlite://PATH` or a `postgres://` URL.
+    ///
+    /// # Errors
+    /// What would be right; never what was given, which may hold a password.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let right = "write sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE";
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() || path.contains(":memory:") || path.contains('?') {
+                return Err(format!("names no file; {right}, without parameters and not in memory"));
+            }
+            return Ok(Self::Sqlite(PathBuf::from(path)));
+        }
+        match text.split_once("://") {
+            Some(("postgres" | "postgresql", rest)) if !rest.is_empty() => Ok(Self::Postgres(text.to_owned())),
+            Some(("mysql" | "mariadb", _)) => Err(format!("names MySQL, which is not supported yet; {right}")),
+            _ => Err(format!("is no database address; {right}")),
+        }
+    }
+
+    /// Which engine it needs.
+    pub fn engine(&self) -> Engine {
+        match self {
+            Self::Sqlite(_) => Engine::Sqlite,
+            Self::Postgres(_) => Engine::Postgres,
+        }
+    }
+}
+
+/// How to use a database.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Connections at most; on SQLite readers, beside the one writer.
+    pub connections: u32,
+    /// How long a statement, or the wait for a connection, may take.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { connections: 8, timeout: Duration::from_secs(2) }
+    }
+}
+
+impl Store {
+    /// Opens the database. The schema is not looked at: see [`Store::schema_migrate`] and [`Store::schema_require`].
+    ///
+    /// # Errors
+    /// `Unavailable` if it cannot be reached or opened.
+    pub async fn open(address: &Address, options: Options) -> Result<Self> {
+        let (mut reader, mut writer) = match address {
+            Address::Sqlite(path) => {
+                // The writer first: it makes the file and its write-ahead log, which a reader cannot.
+                let writer = connect(sqlite(path, 1, options, false)).await?;
+                (connect(sqlite(path, options.connections, options, true)).await?, writer)
+            }
+            Address::Postgres(url) => {
+                let connection = connect(postgres(url, options)).await?;
+                (connection.clone(), connection)
+            }
+        };
+        let statements = Arc::new(AtomicU64::new(0));
+        for connection in [&mut reader, &mut writer] {
+            let statements = Arc::clone(&statements);
+            connection.set_metric_callback(move |_| {
+                statements.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        Ok(Self { reader, writer, engine: address.engine(), statements, timeout: options.timeout })
+    }
+}
+
+async fn connect(options: ConnectOptions) -> Result<DatabaseConnection> {
+    Database::connect(options).await.map_err(failure::of)
+}
+
+fn common(url: String, connections: u32, options: Options) -> ConnectOptions {
+    let mut out = ConnectOptions::new(url);
+    out.max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(options.timeout)
+        .connect_timeout(options.timeout)
+        // Statements carry key material such as hashes; they are logged nowhere.
+        .sqlx_logging(false)
+        // A ping per checkout doubles the round trips; one after a second of idleness finds restarted servers.
+        .test_before_acquire_if_idle_for(Duration::from_secs(1));
+    out
+}
+
+fn sqlite(path: &Path, connections: u32, options: Options, read_only: bool) -> ConnectOptions {
+    let mut out = common("sqlite:".to_owned(), connections, options);
+    let path = path.to_owned();
+    out.map_sqlx_sqlite_opts(move |sqlite| {
+        let sqlite = sqlite
+            .filename(&path)
+            .create_if_missing(!read_only)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(options.timeout)
+            .foreign_keys(true);
+        if read_only { sqlite.pragma("query_only", "on") } else { sqlite }
+    });
+    out
+}
+
+fn postgres(url: &str, options: Options) -> ConnectOptions {
+    let mut out = common(url.to_owned(), options.connections, options);
+    out.set_application_name("claviger");
+    out
+}

@@ -1,0 +1,105 @@
+//! What we remember, and the only place that speaks SQL.
+//!
+//! Reads are methods of [`Store`]; changes are methods of [`Tx`], which ends by [`Tx::number`] and
+//! [`Numbered::commit`], so a change without its number in the feed and its audit entry does not compile. The few writes
+//! that are no change of a key (a renewed hash, an erased sealed secret, a refused act) are methods of [`Store`] and say
+//! so.
+//!
+//! Every query takes a [`Reach`](crate::domain::Reach), the proof that a right was judged, and leaves deleted keys out
+//! unless its name ends in `_even_deleted`. Names put the thing first: `find` may return none, `list` pages.
+
+mod api_keys;
+mod audit;
+mod connect;
+mod deployment;
+mod failure;
+mod feed;
+mod lists;
+mod refusals;
+mod request_ids;
+mod rows;
+mod schema;
+mod tx;
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sea_orm::{DatabaseConnection, DbErr};
+
+pub use api_keys::{Credential, Validation};
+pub use connect::{Address, Options};
+pub use deployment::RootRow;
+pub use feed::Revision;
+pub use lists::{ListFilter, Position};
+pub use refusals::RefusedAct;
+pub use request_ids::{Replay, RequestKey};
+pub use tx::{Numbered, Tx};
+
+use crate::domain::{
+    Result,
+    error::{Error, Unavailable},
+};
+
+/// The database, on one of the engines.
+pub struct Store {
+    reader: DatabaseConnection,
+    writer: DatabaseConnection,
+    engine: Engine,
+    statements: Arc<AtomicU64>,
+    timeout: Duration,
+}
+
+/// The engines that the contract suite holds for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Embedded.
+    Sqlite,
+    /// A server.
+    Postgres,
+}
+
+impl Store {
+    /// Which engine it is.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// How many statements the driver has been given.
+    pub fn statements(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    /// Asks the database for an answer, any.
+    ///
+    /// # Errors
+    /// [`Unavailable::Database`].
+    pub async fn ping(&self) -> Result<()> {
+        self.bounded(self.reader.ping()).await
+    }
+
+    /// Ends all connections.
+    ///
+    /// # Errors
+    /// [`Unavailable::Database`].
+    pub async fn close(&self) -> Result<()> {
+        self.bounded(async {
+            self.reader.close_by_ref().await?;
+            self.writer.close_by_ref().await
+        })
+        .await
+    }
+
+    /// Waits for `work` no longer than the store's time-out.
+    async fn bounded<T>(&self, work: impl Future<Output = Result<T, DbErr>>) -> Result<T> {
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(outcome) => outcome.map_err(failure::of),
+            Err(late) => Err(Error::Unavailable(Unavailable::Database(late.into()))),
+        }
+    }
+}

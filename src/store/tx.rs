@@ -1,0 +1,123 @@
+//! A transaction that changes a key: begin, change, take a number, commit with an audit entry.
+
+use std::{future::Future, time::Duration};
+
+use sea_orm::{
+    ConnectionTrait, DatabaseTransaction, DbErr, IsolationLevel, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
+};
+
+use super::{Engine, Revision, Store, failure};
+use crate::domain::{
+    Result,
+    audit_event::AuditEvent,
+    error::{Error, Unavailable},
+};
+
+/// A transaction in which keys are changed. Dropped without [`Numbered::commit`], it changes nothing.
+pub struct Tx {
+    pub(super) tx: DatabaseTransaction,
+    timeout: Duration,
+}
+
+/// A transaction that holds the lock of the feed and the next number. All that is read through it is the latest
+/// committed state, and stays so until the commit.
+pub struct Numbered {
+    tx: Tx,
+    revision: Revision,
+}
+
+impl Store {
+    /// Begins a transaction.
+    ///
+    /// On PostgreSQL a lock is waited for 2 s at most, and a writer that freezes in mid-transaction is thrown out after
+    /// 5 s, so that it cannot stop a revocation. On SQLite the write lock is taken here.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn begin(&self) -> Result<Tx> {
+        let tx = self
+            .bounded(async {
+                let options = match self.engine {
+                    Engine::Sqlite => TransactionOptions {
+                        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+                        ..TransactionOptions::default()
+                    },
+                    Engine::Postgres => TransactionOptions {
+                        isolation_level: Some(IsolationLevel::ReadCommitted),
+                        ..TransactionOptions::default()
+                    },
+                };
+                let tx = self.writer.begin_with_options(options).await?;
+                if self.engine == Engine::Postgres {
+                    tx.execute_unprepared(
+                        "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '5s'",
+                    )
+                    .await?;
+                }
+                Ok(tx)
+            })
+            .await?;
+        // A lock may take its whole time-out before the statement itself begins.
+        Ok(Tx { tx, timeout: self.timeout + Duration::from_secs(2) })
+    }
+}
+
+impl Tx {
+    /// Takes the feed's next number, and with it the lock that all changes take last.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn number(self) -> Result<Numbered> {
+        let revision = self.feed_next().await?;
+        Ok(Numbered { tx: self, revision })
+    }
+
+    /// Ends without a trace.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn rollback(self) -> Result<()> {
+        let timeout = self.timeout;
+        bounded(timeout, self.tx.rollback()).await
+    }
+
+    /// Waits for `work` no longer than the time-out.
+    pub(super) async fn bounded<T>(&self, work: impl Future<Output = Result<T, DbErr>>) -> Result<T> {
+        bounded(self.timeout, work).await
+    }
+}
+
+impl Numbered {
+    /// For reading under the lock.
+    pub fn tx(&self) -> &Tx {
+        &self.tx
+    }
+
+    /// Commits the change with its row in the feed, marked by a random `nonce`, and its audit entry.
+    ///
+    /// # Errors
+    /// [`Error::CommitOutcomeUnknown`] if the database did not say whether it committed; anything else changed nothing.
+    pub async fn commit(self, event: AuditEvent, nonce: i64) -> Result<Revision> {
+        let Self { tx, revision } = self;
+        tx.change_log_insert(&revision, &event, nonce).await?;
+        tx.audit_insert(&revision, &event).await?;
+        match tokio::time::timeout(tx.timeout, tx.tx.commit()).await {
+            Ok(Ok(())) => Ok(revision),
+            Ok(Err(error)) => Err(failure::of_commit(error)),
+            Err(late) => Err(Error::CommitOutcomeUnknown(late.into())),
+        }
+    }
+}
+
+async fn bounded<T>(timeout: Duration, work: impl Future<Output = Result<T, DbErr>>) -> Result<T> {
+    match tokio::time::timeout(timeout, work).await {
+        Ok(outcome) => outcome.map_err(failure::of),
+        Err(late) => Err(Error::Unavailable(Unavailable::Database(late.into()))),
+    }
+}
+
+/// Checks that a statement touched the one row it meant.
+pub(super) fn exactly_one(statement: &'static str, rows: u64) -> Result<()> {
+    if rows == 1 { Ok(()) } else { Err(Error::fault(format!("{statement} touched {rows} rows in place of 1"))) }
+}
