@@ -1,6 +1,7 @@
 //! Claviger.
 pub mod app;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod grpc;
 #[path = "../migrations/mod.rs"]

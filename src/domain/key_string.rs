@@ -38,6 +38,13 @@ impl Prefix {
     }
 }
 
+impl Default for Prefix {
+    /// The prefix of a deployment that chose none: `clv`.
+    fn default() -> Self {
+        Self("clv".to_owned())
+    }
+}
+
 impl FromStr for Prefix {
     type Err = String;
 

@@ -1,4 +1,16 @@
-//! The words of the wire.
+//! The words of the wire. Nobody else speaks protobuf.
+//!
+//! A call comes in through [`outer`] (limits, deadline, panics, the log line of a failure) and [`auth`] (who calls), is
+//! turned into words of the domain by `read`, answered by [`crate::app`], turned back by `write`, or into a status by
+//! [`status`].
+
+pub mod api_keys;
+pub mod auth;
+pub mod outer;
+mod read;
+mod read_fields;
+pub mod status;
+mod write;
 
 /// What `build.rs` made of `proto/claviger/v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
@@ -8,3 +20,9 @@ pub mod proto {
     /// All descriptors with their comments, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/claviger.v1.descriptors.bin"));
 }
+
+/// The name of the one service that needs a key.
+pub const SERVICE: &str = "claviger.v1.ApiKeyService";
+
+/// The most bytes of a request.
+pub const MAX_REQUEST: usize = 256 * 1024;

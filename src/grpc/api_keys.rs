@@ -1,0 +1,159 @@
+//! `ApiKeyService`: each RPC reads, asks the app, and writes.
+
+use std::sync::Arc;
+
+use prost::Message;
+use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
+
+use super::{
+    MAX_REQUEST,
+    auth::{Authenticated, caller},
+    proto::{
+        self,
+        api_key_service_server::{ApiKeyService, ApiKeyServiceServer},
+    },
+    read, status, write,
+};
+use crate::{
+    app::{App, Question},
+    domain::{Caller, Error, Result, scope},
+};
+
+/// Bytes of keys that a page may hold.
+const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024 - 1024;
+
+/// The service.
+pub struct ApiKeys {
+    app: Arc<App>,
+}
+
+impl ApiKeys {
+    /// The service of `app`, behind its authentication.
+    pub fn server(app: &Arc<App>) -> Authenticated<ApiKeyServiceServer<Self>> {
+        let service = ApiKeyServiceServer::new(Self { app: Arc::clone(app) }).max_decoding_message_size(MAX_REQUEST);
+        Authenticated::new(Arc::clone(app), service)
+    }
+
+    /// The answer of an RPC, or the status of its failure; a refusal of rights is written down.
+    fn answer<T>(&self, caller: &Caller, rpc: &'static str, outcome: Result<T>) -> Result<Response<T>, Status> {
+        outcome.map(Response::new).map_err(|error| {
+            if matches!(error, Error::Denied(_) | Error::NotFound | Error::Precondition(_)) {
+                self.app.note_refusal(caller, rpc, status::name(status::reason(&error)));
+            }
+            status::of(error)
+        })
+    }
+
+    async fn list_page(&self, caller: &Caller, request: proto::ListRequest) -> Result<proto::ListResponse> {
+        caller.require(scope::KEYS_READ)?;
+        let query = read::list(self.app.key_format(), request)?;
+        let page = self.app.list(caller, &query).await?;
+        let (now, mut bytes) = (self.app.now(), 0);
+        let mut api_keys = Vec::with_capacity(page.keys.len());
+        for key in &page.keys {
+            let key = write::api_key(key, now);
+            // The tag and the length take up to 8 bytes on top.
+            bytes += key.encoded_len() + 8;
+            if bytes > MAX_PAGE_BYTES && !api_keys.is_empty() {
+                break;
+            }
+            api_keys.push(key);
+        }
+        let ended_early = api_keys.len() < page.keys.len();
+        let last = api_keys.len().checked_sub(1).map(|last| &page.keys[last]);
+        let next_page_token = match last {
+            Some(last) if page.more || ended_early => self.app.page_token_after(caller, &query, last).await?,
+            _ => String::new(),
+        };
+        Ok(proto::ListResponse { api_keys, next_page_token })
+    }
+}
+
+#[tonic::async_trait]
+impl ApiKeyService for ApiKeys {
+    async fn create(&self, request: Request<proto::CreateRequest>) -> Result<Response<proto::CreateResponse>, Status> {
+        let caller = caller(&request)?;
+        let work = async {
+            caller.require(scope::KEYS_WRITE)?;
+            let new = read::create(self.app.key_format(), self.app.now(), request.into_inner())?;
+            self.app.create(&caller, new).await
+        };
+        let outcome = work.await.map(|answer| write::created(&answer, self.app.now()));
+        self.answer(&caller, "Create", outcome)
+    }
+
+    async fn get(&self, request: Request<proto::GetRequest>) -> Result<Response<proto::GetResponse>, Status> {
+        let caller = caller(&request)?;
+        let work = async {
+            let request = request.into_inner();
+            if read::wanted_id(&caller, &request.id) != Some(caller.key_id()) {
+                caller.require(scope::KEYS_READ)?;
+            }
+            let (id, merchant) = read::get(self.app.key_format(), &caller, &request)?;
+            self.app.get(&caller, id, merchant.as_ref()).await
+        };
+        let now = self.app.now();
+        let outcome = work.await.map(|key| proto::GetResponse { api_key: Some(write::api_key(&key, now)) });
+        self.answer(&caller, "Get", outcome)
+    }
+
+    async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
+        let caller = caller(&request)?;
+        let outcome = self.list_page(&caller, request.into_inner()).await;
+        self.answer(&caller, "List", outcome)
+    }
+
+    async fn update(&self, request: Request<proto::UpdateRequest>) -> Result<Response<proto::UpdateResponse>, Status> {
+        let caller = caller(&request)?;
+        let work = async {
+            caller.require(scope::KEYS_WRITE)?;
+            let (target, patch) = read::update(self.app.key_format(), self.app.now(), request.into_inner())?;
+            self.app.update(&caller, target, patch).await
+        };
+        let outcome = work.await.map(|answer| write::updated(&answer, self.app.now()));
+        self.answer(&caller, "Update", outcome)
+    }
+
+    async fn delete(&self, request: Request<proto::DeleteRequest>) -> Result<Response<proto::DeleteResponse>, Status> {
+        let caller = caller(&request)?;
+        let work = async {
+            let request = request.into_inner();
+            if request.id.parse() != Ok(caller.key_id()) {
+                caller.require(scope::KEYS_WRITE)?;
+            }
+            let revocation = read::delete(self.app.key_format(), &request)?;
+            self.app.delete(&caller, revocation).await
+        };
+        let outcome = work.await.map(|answer| write::deleted(&answer, self.app.now()));
+        self.answer(&caller, "Delete", outcome)
+    }
+
+    async fn rotate(&self, request: Request<proto::RotateRequest>) -> Result<Response<proto::RotateResponse>, Status> {
+        let caller = caller(&request)?;
+        let work = async {
+            caller.require(scope::KEYS_WRITE)?;
+            let rotation = read::rotate(self.app.key_format(), &request.into_inner())?;
+            self.app.rotate(&caller, rotation).await
+        };
+        let outcome = work.await.map(|answer| write::rotated(&answer, self.app.now()));
+        self.answer(&caller, "Rotate", outcome)
+    }
+
+    async fn validate(
+        &self,
+        request: Request<proto::ValidateRequest>,
+    ) -> Result<Response<proto::ValidateResponse>, Status> {
+        let caller = caller(&request)?;
+        let work = async {
+            caller.require(scope::VALIDATE)?;
+            let mut request = request.into_inner();
+            let key = Zeroizing::new(std::mem::take(&mut request.key));
+            let (caller_ip, required_scopes) = read::validate(self.app.key_format(), &request)?;
+            let verdict = self.app.validate(&caller, Question { key: &key, caller_ip, required_scopes }).await?;
+            Ok(write::validated(verdict, caller_ip))
+        };
+        let outcome = work.await;
+        self.answer(&caller, "Validate", outcome)
+    }
+}

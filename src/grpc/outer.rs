@@ -1,0 +1,250 @@
+//! Around every call: a bound on calls in flight, the caller's deadline, panics, the completion of errors that the
+//! transport made, and one log line for each failure.
+
+use std::{
+    any::Any,
+    convert::Infallible,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+use tonic::{Code, Status, body::Body, transport::server::TcpConnectInfo};
+use tonic_types::StatusExt;
+use tower::{Layer, Service};
+
+use super::{SERVICE, auth::CalledBy, proto::ErrorReason, status};
+use crate::domain::Error;
+
+/// When to come back if too many calls are in flight.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Wraps a service in [`Outer`].
+#[derive(Clone)]
+pub struct OuterLayer {
+    room: Arc<Semaphore>,
+}
+
+impl OuterLayer {
+    /// At most `calls` are worked on at once; the next are refused.
+    pub fn new(calls: usize) -> Self {
+        Self { room: Arc::new(Semaphore::new(calls)) }
+    }
+}
+
+impl<S> Layer<S> for OuterLayer {
+    type Service = Outer<S>;
+
+    fn layer(&self, inner: S) -> Outer<S> {
+        Outer { room: Arc::clone(&self.room), inner }
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Outer<S> {
+    room: Arc<Semaphore>,
+    inner: S,
+}
+
+impl<S> Service<http::Request<Body>> for Outer<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let room = Arc::clone(&self.room);
+        Box::pin(async move {
+            let began = Instant::now();
+            let call = Call::of(&request);
+            let Ok(_place) = room.try_acquire() else {
+                let refused = status::of(Error::Overloaded { retry_after: RETRY_AFTER }).into_http();
+                call.log_failure(&refused, began.elapsed());
+                return Ok(refused);
+            };
+            let answer = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
+            let answer = match call.deadline {
+                None => Ok(answer.await),
+                Some(deadline) => tokio::time::timeout(deadline, answer).await,
+            };
+            let response = match answer {
+                Ok(Ok(Ok(response))) => call.completed(response),
+                Ok(Ok(Err(never))) => match never {},
+                Ok(Err(panic)) => after_panic(panic.as_ref()).into_http(),
+                Err(_late) => status::plain(
+                    ErrorReason::DeadlinePassed,
+                    "the caller's deadline passed; a change that had begun runs to its end",
+                )
+                .into_http(),
+            };
+            call.log_failure(&response, began.elapsed());
+            Ok(response)
+        })
+    }
+}
+
+/// What is known of a call before it is made.
+struct Call {
+    path: String,
+    peer: String,
+    deadline: Option<Duration>,
+}
+
+impl Call {
+    fn of(request: &http::Request<Body>) -> Self {
+        let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let timeout = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok());
+        Self {
+            // Anyone can ask for any path, and one could hold a key string.
+            path: request.uri().path().chars().take(64).collect(),
+            peer: peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            deadline: timeout.and_then(grpc_timeout).map(a_little_before),
+        }
+    }
+
+    /// The answer, with one `ErrorInfo` if it is an error that the transport made.
+    fn completed(&self, response: http::Response<Body>) -> http::Response<Body> {
+        let Some(found) = Status::from_header_map(response.headers()) else { return response };
+        let ours = self.path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE)).is_some();
+        let unknown = found.code() == Code::Unimplemented;
+        if found.code() == Code::Ok || found.get_details_error_info().is_some() || !(ours || unknown) {
+            return response;
+        }
+        let (reason, message) = match found.code() {
+            // tonic says so when prost cannot decode the message.
+            Code::Internal if found.message().starts_with("failed to decode Protobuf message") => (
+                ErrorReason::RequestUnreadable,
+                "the bytes of the request are no message of the type that this RPC takes",
+            ),
+            Code::OutOfRange => (ErrorReason::RequestTooLarge, "the request is larger than 256 KiB"),
+            Code::Unimplemented => (
+                ErrorReason::MethodUnknown,
+                "there is no such RPC, or the request is compressed, which is not supported; `grpcurl list` shows what \
+                 there is",
+            ),
+            _ => (ErrorReason::InternalFault, "a fault inside Claviger; its log tells more"),
+        };
+        let mut completed = status::plain(reason, message);
+        completed.set_source(Arc::new(found));
+        let mut answer = completed.into_http();
+        if let Some(called_by) = response.extensions().get::<CalledBy>() {
+            answer.extensions_mut().insert(called_by.clone());
+        }
+        answer
+    }
+
+    /// One line for each failed call, and none for the others.
+    fn log_failure(&self, response: &http::Response<Body>, took: Duration) {
+        let Some(status) = response.extensions().get::<Status>().filter(|status| status.code() != Code::Ok) else {
+            return;
+        };
+        let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+        let caller = response.extensions().get::<CalledBy>().map_or("", |called_by| called_by.0.as_str());
+        let cause = cause_of(status);
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let (rpc, peer, code) = (self.known_path(), self.peer.as_str(), code_name(status.code()));
+        match status.code() {
+            Code::Internal | Code::Unknown | Code::DataLoss => {
+                tracing::error!(rpc, code, reason, caller, peer, took_ms, cause, "call failed");
+            }
+            Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded => {
+                tracing::warn!(rpc, code, reason, caller, peer, took_ms, cause, "call failed");
+            }
+            _ => tracing::info!(rpc, code, reason, caller, peer, took_ms, cause, "call failed"),
+        }
+    }
+
+    /// The path, if it is one of ours: others could say anything.
+    fn known_path(&self) -> &str {
+        let known = self.path.starts_with("/claviger.v1.") || self.path.starts_with("/grpc.");
+        let plain = self.path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._".contains(&b)) && self.path.len() < 64;
+        if known && plain { &self.path } else { "(unknown)" }
+    }
+}
+
+/// The causes below the public text of a status, for the log.
+fn cause_of(status: &Status) -> String {
+    let mut causes = Vec::new();
+    let mut next = std::error::Error::source(status).and_then(std::error::Error::source);
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    causes.join(": ")
+}
+
+/// The hook of `main` has logged where it was; what a panic says could hold anything and goes nowhere.
+fn after_panic(_panic: &(dyn Any + Send)) -> Status {
+    status::of(Error::fault("a handler panicked"))
+}
+
+/// A code in the spelling of the gRPC specification.
+fn code_name(code: Code) -> String {
+    let mut name = String::new();
+    for c in format!("{code:?}").chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+    }
+    name
+}
+
+/// Reads the header `grpc-timeout`: up to eight digits and a unit.
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3_600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+/// tonic's own timer outside this layer would answer CANCELLED at the deadline; this one has to be first.
+fn a_little_before(deadline: Duration) -> Duration {
+    deadline.saturating_sub(Duration::from_millis(2).min(deadline / 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timeout_header_is_read_as_the_specification_says() {
+        assert_eq!(grpc_timeout("1H"), Some(Duration::from_secs(3_600)));
+        assert_eq!(grpc_timeout("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        assert_eq!(grpc_timeout("250m"), Some(Duration::from_millis(250)));
+        for text in ["", "m", "1", "1x", "-1S", "+1S", "123456789S", "1é"] {
+            assert_eq!(grpc_timeout(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn codes_are_spelled_as_in_the_specification() {
+        assert_eq!(code_name(Code::FailedPrecondition), "FAILED_PRECONDITION");
+        assert_eq!(code_name(Code::Ok), "OK");
+    }
+}

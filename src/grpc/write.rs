@@ -1,0 +1,184 @@
+//! From words of the domain to answers on the wire.
+
+use super::proto;
+use crate::{
+    app::{Answer, Verdict},
+    domain::{
+        ApiKey, DeleteReason, State, Time, WebhookFormat,
+        decision::{Decision, Finding, Principal, Refusal},
+        ip_rules::CallerIp,
+    },
+};
+
+/// Stands in a list for what cannot be read, so that it is not taken for an empty one.
+const UNREADABLE: &str = "(unreadable)";
+
+pub(super) fn api_key(key: &ApiKey, now: Time) -> proto::ApiKey {
+    let (ip_rules, scopes, labels, webhook_format) = match &key.terms {
+        Ok(terms) => {
+            let texts = |blocks: &[_]| blocks.iter().map(ToString::to_string).collect();
+            (
+                (texts(&terms.ip_rules.allowed), texts(&terms.ip_rules.denied)),
+                terms.scopes.iter().map(ToString::to_string).collect(),
+                terms.labels.clone(),
+                self::webhook_format(terms.webhook_format),
+            )
+        }
+        Err(_) => {
+            let marked = || vec![UNREADABLE.to_owned()];
+            ((marked(), marked()), marked(), Default::default(), proto::WebhookFormat::Unspecified)
+        }
+    };
+    proto::ApiKey {
+        id: key.id.to_string(),
+        merchant_username: key.merchant.to_string(),
+        display_name: key.display_name.clone(),
+        masked_key: key.masked_key(),
+        allowed_ips: ip_rules.0,
+        denied_ips: ip_rules.1,
+        webhook_format: webhook_format.into(),
+        scopes,
+        labels,
+        state: state(key.state(now)).into(),
+        disabled: key.disabled,
+        create_time: Some(time(key.create_time)),
+        update_time: Some(time(key.update_time)),
+        not_before_time: key.not_before_time.map(time),
+        expire_time: key.expire_time.map(time),
+        ttl: None,
+        rotate_time: key.rotate_time.map(time),
+        previous_secret_expire_time: key.previous_secret_expire_time(now).map(time),
+        delete_time: key.deletion.map(|deletion| time(deletion.delete_time)),
+        purge_time: key.deletion.map(|deletion| time(deletion.purge_time)),
+        delete_reason: key.deletion.map_or(proto::DeleteReason::Unspecified, |d| delete_reason(d.reason)).into(),
+        etag: key.etag(),
+    }
+}
+
+pub(super) fn created(answer: &Answer, now: Time) -> proto::CreateResponse {
+    proto::CreateResponse {
+        api_key: Some(api_key(&answer.api_key, now)),
+        key: shown(answer),
+        revision: answer.revision.to_string(),
+        replayed: answer.replayed,
+    }
+}
+
+pub(super) fn updated(answer: &Answer, now: Time) -> proto::UpdateResponse {
+    proto::UpdateResponse {
+        api_key: Some(api_key(&answer.api_key, now)),
+        revision: answer.revision.to_string(),
+        enforced: true,
+        enforce_time: Some(time(answer.enforce_time)),
+    }
+}
+
+pub(super) fn deleted(answer: &Answer, now: Time) -> proto::DeleteResponse {
+    proto::DeleteResponse {
+        api_key: Some(api_key(&answer.api_key, now)),
+        revision: answer.revision.to_string(),
+        enforced: true,
+        enforce_time: Some(time(answer.enforce_time)),
+    }
+}
+
+pub(super) fn rotated(answer: &Answer, now: Time) -> proto::RotateResponse {
+    proto::RotateResponse {
+        api_key: Some(api_key(&answer.api_key, now)),
+        key: shown(answer),
+        revision: answer.revision.to_string(),
+        replayed: answer.replayed,
+        enforced: true,
+        enforce_time: Some(time(answer.enforce_time)),
+    }
+}
+
+/// The one place where a key string leaves the process.
+fn shown(answer: &Answer) -> String {
+    answer.key.as_ref().map(|key| key.reveal().to_owned()).unwrap_or_default()
+}
+
+pub(super) fn validated(verdict: Verdict, caller_ip: Option<CallerIp>) -> proto::ValidateResponse {
+    let mut response = proto::ValidateResponse {
+        caller_ip: caller_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        revision: verdict.revision.map(|revision| revision.to_string()).unwrap_or_default(),
+        ..proto::ValidateResponse::default()
+    };
+    let code = match verdict.decision {
+        Decision::Valid(valid) => {
+            response.valid = true;
+            response.key_id = valid.key_id.to_string();
+            response.principal = Some(principal(*valid));
+            proto::DecisionCode::Valid
+        }
+        Decision::Refused(Refusal::Malformed) => proto::DecisionCode::Malformed,
+        Decision::Refused(Refusal::NotFound) => proto::DecisionCode::NotFound,
+        Decision::Refused(Refusal::Proved(key_id, finding)) => {
+            response.key_id = key_id.to_string();
+            if let Finding::ScopeNotGranted(missing) = &finding {
+                response.missing_scopes = missing.iter().map(ToString::to_string).collect();
+            }
+            found(&finding)
+        }
+    };
+    response.code = code.into();
+    response
+}
+
+fn found(finding: &Finding) -> proto::DecisionCode {
+    match finding {
+        Finding::Deleted => proto::DecisionCode::Deleted,
+        Finding::SecretRetired => proto::DecisionCode::SecretRetired,
+        Finding::Disabled => proto::DecisionCode::Disabled,
+        Finding::NotYetValid => proto::DecisionCode::NotYetValid,
+        Finding::Expired => proto::DecisionCode::Expired,
+        Finding::CallerIpRequired => proto::DecisionCode::CallerIpRequired,
+        Finding::IpNotAllowed => proto::DecisionCode::IpNotAllowed,
+        Finding::ScopeNotGranted(_) => proto::DecisionCode::ScopeNotGranted,
+    }
+}
+
+fn principal(principal: Principal) -> proto::Principal {
+    proto::Principal {
+        key_id: principal.key_id.to_string(),
+        merchant_username: principal.merchant.to_string(),
+        display_name: principal.display_name,
+        scopes: principal.scopes.iter().map(ToString::to_string).collect(),
+        labels: principal.labels,
+        webhook_format: webhook_format(principal.webhook_format).into(),
+        expire_time: principal.expire_time.map(time),
+        secret_expire_time: principal.secret_expire_time.map(time),
+    }
+}
+
+fn time(time: Time) -> prost_types::Timestamp {
+    let (seconds, nanos) = time.to_timestamp();
+    prost_types::Timestamp { seconds, nanos }
+}
+
+fn state(state: State) -> proto::State {
+    match state {
+        State::Deleted => proto::State::Deleted,
+        State::Disabled => proto::State::Disabled,
+        State::NotYetValid => proto::State::NotYetValid,
+        State::Expired => proto::State::Expired,
+        State::Active => proto::State::Active,
+    }
+}
+
+fn webhook_format(format: WebhookFormat) -> proto::WebhookFormat {
+    match format {
+        WebhookFormat::SingleJson => proto::WebhookFormat::SingleJson,
+        WebhookFormat::MultipleJson => proto::WebhookFormat::MultipleJson,
+    }
+}
+
+fn delete_reason(reason: DeleteReason) -> proto::DeleteReason {
+    match reason {
+        DeleteReason::Unspecified => proto::DeleteReason::Unspecified,
+        DeleteReason::Compromised => proto::DeleteReason::Compromised,
+        DeleteReason::Superseded => proto::DeleteReason::Superseded,
+        DeleteReason::Unused => proto::DeleteReason::Unused,
+        DeleteReason::OwnerLeft => proto::DeleteReason::OwnerLeft,
+    }
+}
