@@ -192,12 +192,10 @@ impl SettingsArgs {
             reader.read("CLAVIGER_ROOT_SECRETS", self.root_secrets.as_ref(), data_dir.join("root-secrets"), path);
         let embedded = Address::Sqlite(data_dir.join("claviger.db"));
         let database = reader.read("CLAVIGER_DATABASE_URL", self.database_url.as_ref(), embedded, Address::parse);
-        let bootstrap_key_file = reader.read(
-            "CLAVIGER_BOOTSTRAP_KEY_FILE",
-            self.bootstrap_key_file.as_ref(),
-            None,
-            |text| path(text).map(Some),
-        );
+        let bootstrap_key_file =
+            reader.read("CLAVIGER_BOOTSTRAP_KEY_FILE", self.bootstrap_key_file.as_ref(), None, |text| {
+                path(text).map(Some)
+            });
         let is_embedded = matches!(database, Address::Sqlite(_));
         let key_format = reader.key_format(self);
         let profile = reader.read("CLAVIGER_HASH_PROFILE", self.hash_profile.as_ref(), Profile::default(), |text| {
@@ -229,7 +227,9 @@ impl SettingsArgs {
         });
         let filter = reader.read("CLAVIGER_LOG", self.log.as_ref(), "info".to_owned(), |text| {
             let filter = tracing_subscriber::EnvFilter::try_new(text);
-            filter.map(|_| text.to_owned()).map_err(|_| "is no filter; write one such as info or claviger=debug".to_owned())
+            filter
+                .map(|_| text.to_owned())
+                .map_err(|_| "is no filter; write one such as info or claviger=debug".to_owned())
         });
         let settings = Settings {
             listen,

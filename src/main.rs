@@ -1,1 +1,47 @@
-fn main() {}
+//! Arguments → command → exit code.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use claviger::{
+    cli::{
+        deployment::{self, BootstrapArgs},
+        exit::{EXIT_CODES, Exit},
+        serve,
+    },
+    config::SettingsArgs,
+};
+
+/// Issues, restricts, lists, rotates, deletes and validates API keys over gRPC.
+///
+/// Without a command it serves, as `claviger serve` does.
+#[derive(Parser)]
+#[command(name = "claviger", version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve gRPC until SIGTERM
+    Serve(Box<SettingsArgs>),
+    /// Bring the schema of the database up to date and stop
+    Migrate(Box<SettingsArgs>),
+    /// Make an administrator's key string
+    Bootstrap(Box<BootstrapArgs>),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit: Exit = match cli.command.unwrap_or(Command::Serve(Box::new(cli.settings))) {
+        Command::Serve(settings) => serve::run(*settings).await,
+        Command::Migrate(settings) => deployment::migrate(*settings).await,
+        Command::Bootstrap(args) => deployment::bootstrap(*args).await,
+    };
+    exit.into()
+}

@@ -1,0 +1,122 @@
+//! `claviger serve`: the service itself.
+
+use std::{
+    fmt::{self, Write as _},
+    io::Write as _,
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use super::{deployment::read_settings, exit::Exit};
+use crate::{
+    clock::SystemClock,
+    config::{Settings, SettingsArgs},
+    launch::{self, Launched},
+    server::{self, ServerSettings},
+    store::Address,
+};
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn run(args: SettingsArgs) -> Exit {
+    let (settings, log) = match read_settings(&args) {
+        Ok(read) => read,
+        Err(exit) => return exit,
+    };
+    match serve(&settings, log.json).await {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            tracing::error!("{error}");
+            Exit::Fault
+        }
+    }
+}
+
+async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error::Error>> {
+    // Asked for first: a signal that arrives while starting must not be lost.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // Bound before anything is made: a port that is taken should leave no trace.
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .map_err(|error| format!("{} cannot be listened on (CLAVIGER_LISTEN): {error}", settings.listen))?;
+    let launched = launch::launch(settings, Arc::new(SystemClock)).await?;
+    let welcome = Welcome { settings, launched: &launched, address: listener.local_addr()?, program: &program() };
+    if json {
+        welcome.log();
+    } else {
+        write!(std::io::stderr(), "{welcome}")?;
+    }
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("got SIGTERM"),
+            _ = interrupt.recv() => tracing::info!("got SIGINT"),
+        }
+    };
+    let server = ServerSettings {
+        max_calls: settings.max_calls,
+        drain_timeout: settings.drain_timeout,
+        reflection: settings.reflection,
+    };
+    server::serve(listener, Arc::clone(&launched.app), server, shutdown).await?;
+    Ok(())
+}
+
+/// How this program was called, for lines that can be pasted.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "claviger".to_owned())
+}
+
+/// What a start tells whoever started it: where everything is, and what to type next. Never a secret.
+struct Welcome<'a> {
+    settings: &'a Settings,
+    launched: &'a Launched,
+    address: SocketAddr,
+    program: &'a str,
+}
+
+impl Welcome<'_> {
+    fn log(&self) {
+        if let Some(path) = &self.launched.made_root_secret {
+            tracing::info!(path = %path.display(), "made a root secret: back it up");
+        }
+        if let Some(path) = &self.launched.made_admin_key {
+            tracing::info!(path = %path.display(), "made the first administrator");
+        }
+        tracing::info!(address = %self.address, "serving");
+    }
+}
+
+impl fmt::Display for Welcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { settings, launched, address, program } = self;
+        writeln!(f, "\nClaviger serves gRPC on {address}\n")?;
+        if let Address::Sqlite(path) = &settings.database {
+            writeln!(f, "  database        {}", path.display())?;
+        }
+        let made = if launched.made_root_secret.is_some() { ", made now: back it up" } else { "" };
+        writeln!(f, "  root secrets    {}{made}", settings.root_secrets.display())?;
+        let admin_key = settings.data_dir.join("admin.key");
+        if admin_key.exists() {
+            let made = if launched.made_admin_key.is_some() { ", made now: keep it safe" } else { "" };
+            writeln!(f, "  administrator   {}{made}", admin_key.display())?;
+        }
+        if launched.made_root_secret.is_some() {
+            writeln!(f, "\nA database without its root secrets is worthless: back up both, apart from each other.")?;
+        }
+        writeln!(f, "\nIn another terminal:\n")?;
+        let mut exports = String::new();
+        if settings.listen.to_string() != "127.0.0.1:50051" {
+            writeln!(exports, "  export CLAVIGER_ADDR=http://{address}")?;
+        }
+        if std::path::absolute("data/admin.key").ok().as_ref() != Some(&admin_key) && admin_key.exists() {
+            writeln!(exports, "  export CLAVIGER_KEY_FILE={}", admin_key.display())?;
+        }
+        write!(f, "{exports}")?;
+        writeln!(f, "  {program} keys create --merchant acme --name 'first key' --allow-ip 192.0.2.0/24")?;
+        writeln!(f, "  {program} keys list\n")
+    }
+}

@@ -1,0 +1,194 @@
+//! From settings to a service that is ready to serve: the database opened and migrated, the root secrets read, the first
+//! administrator made.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rand::{TryRng, rngs::SysRng};
+
+use crate::{
+    app::App,
+    clock::Clock,
+    config::Settings,
+    data_folder::{self, DatabaseLock},
+    domain::{Error, error::Unavailable, key_string::KeyString, root_secret::Key},
+    store::{Address, Options, Store},
+};
+
+/// How often the first administrator is tried to be made while other replicas try the same.
+const ATTEMPTS: u32 = 5;
+
+/// Why the service could not be put together, in words for the operator.
+#[derive(Debug)]
+pub struct LaunchError(String);
+
+impl fmt::Display for LaunchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LaunchError {}
+
+impl From<String> for LaunchError {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+/// A service that is ready, and what was made for it.
+pub struct Launched {
+    /// The service.
+    pub app: Arc<App>,
+    /// The root secret that was made now.
+    pub made_root_secret: Option<PathBuf>,
+    /// The administrator's key that was made now.
+    pub made_admin_key: Option<PathBuf>,
+    /// Held as long as an embedded database is in use.
+    pub lock: Option<DatabaseLock>,
+}
+
+/// Opens the database and brings its schema up to date.
+///
+/// # Errors
+/// What the operator has to put right.
+pub async fn open_store(settings: &Settings) -> Result<(Store, Option<DatabaseLock>), LaunchError> {
+    let lock = match &settings.database {
+        Address::Sqlite(path) => Some(data_folder::lock_database(path)?),
+        Address::Postgres(_) => None,
+    };
+    let options = Options { connections: settings.database_connections, ..Options::default() };
+    let store = Store::open(&settings.database, options).await.map_err(|error| told("opening the database", &error))?;
+    store.schema_migrate().await.map_err(|error| told("migrating the database", &error))?;
+    Ok((store, lock))
+}
+
+/// Puts the service together, without an administrator.
+///
+/// # Errors
+/// What the operator has to put right.
+pub async fn assemble(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Launched, LaunchError> {
+    let (store, lock) = open_store(settings).await?;
+    let mut roots = data_folder::read_root_secrets(&settings.root_secrets)
+        .map_err(|what| format!("a root secret is wrong:\n  {what}"))?;
+    let is_new = store.root_secret_list().await.map_err(|error| told("reading the database", &error))?.is_empty();
+    let mut made_root_secret = None;
+    if roots.is_empty() && is_new && settings.may_make_root_secret {
+        let mut bytes = Key::default();
+        SysRng.try_fill_bytes(bytes.as_mut()).map_err(|error| format!("there is no randomness: {error}"))?;
+        made_root_secret = Some(data_folder::make_root_secret(&settings.root_secrets, &bytes)?);
+        roots = data_folder::read_root_secrets(&settings.root_secrets)?;
+    }
+    let epoch = random_hex()?;
+    store.feed_begin(&epoch).await.map_err(|error| told("writing to the database", &error))?;
+    let app = App::start(store, clock, settings.app.clone(), roots).await.map_err(|error| {
+        let folder = settings.root_secrets.display();
+        match error {
+            crate::app::StartError::Database(error) => told("reading the database", &error),
+            crate::app::StartError::RootSecret(what) => {
+                LaunchError(format!("{what}\n  (CLAVIGER_ROOT_SECRETS is {folder})"))
+            }
+        }
+    })?;
+    Ok(Launched { app, made_root_secret, made_admin_key: None, lock })
+}
+
+/// Puts the service together and makes the first administrator if there never was one and there is a way to: from the
+/// bootstrap file, or on an embedded database into `admin.key`.
+///
+/// # Errors
+/// What the operator has to put right.
+pub async fn launch(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Launched, LaunchError> {
+    let mut launched = assemble(settings, clock).await?;
+    let admin_key = settings.data_dir.join("admin.key");
+    for attempt in 1..=ATTEMPTS {
+        let made = match (&settings.bootstrap_key_file, &settings.database) {
+            (Some(file), _) => first_from_file(&launched.app, file).await,
+            (None, Address::Sqlite(_)) => first_into_file(&launched.app, &admin_key).await,
+            (None, Address::Postgres(_)) => warn_without_administrator(&launched.app).await,
+        };
+        match made {
+            Ok(made) => {
+                launched.made_admin_key = (made && settings.bootstrap_key_file.is_none()).then_some(admin_key);
+                break;
+            }
+            Err(Failed::Contended) if attempt < ATTEMPTS => {}
+            Err(Failed::Contended) => {
+                return Err(LaunchError("other replicas are making the first administrator; start again".to_owned()));
+            }
+            Err(Failed::Told(error)) => return Err(error),
+        }
+    }
+    Ok(launched)
+}
+
+enum Failed {
+    Contended,
+    Told(LaunchError),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Unavailable(Unavailable::Contended(_)) => Self::Contended,
+            error => Self::Told(told("making the first administrator", &error)),
+        }
+    }
+}
+
+async fn first_from_file(app: &Arc<App>, file: &Path) -> Result<bool, Failed> {
+    let text = data_folder::read_secret_file(file)
+        .map_err(|what| Failed::Told(LaunchError(format!("CLAVIGER_BOOTSTRAP_KEY_FILE: {} {what}", file.display()))))?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let made = app.bootstrap_from(text.strip_suffix('\r').unwrap_or(text)).await?;
+    if made {
+        tracing::info!(file = %file.display(), "made the first administrator from the bootstrap file");
+    }
+    Ok(made)
+}
+
+async fn first_into_file(app: &Arc<App>, admin_key: &Path) -> Result<bool, Failed> {
+    if let Some(folder) = admin_key.parent() {
+        data_folder::make_folder(folder).map_err(|what| Failed::Told(LaunchError(what)))?;
+    }
+    let keep = |key: &KeyString| data_folder::write_key_file(admin_key, key.reveal()).map_err(Error::fault);
+    Ok(app.bootstrap_first(keep).await?)
+}
+
+async fn warn_without_administrator(app: &Arc<App>) -> Result<bool, Failed> {
+    if !app.store().bootstrap_is_done().await? {
+        tracing::warn!(
+            "this database never had an administrator: set CLAVIGER_BOOTSTRAP_KEY_FILE to a file made by `claviger \
+             bootstrap --offline`, or run `claviger bootstrap --recover`"
+        );
+    }
+    Ok(false)
+}
+
+/// 11 random bytes in 22 hexadecimal digits: the name of a history.
+fn random_hex() -> Result<String, LaunchError> {
+    let mut bytes = [0_u8; 11];
+    SysRng.try_fill_bytes(&mut bytes).map_err(|error| format!("there is no randomness: {error}"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// An error with its causes, for the terminal of whoever started the program. The address of the database is not in it.
+fn told(doing: &str, error: &Error) -> LaunchError {
+    let mut text = format!("{doing}: {error}");
+    let mut next = std::error::Error::source(error);
+    let mut last = String::new();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // A wrapper often repeats what it wraps.
+        if !last.contains(&cause_text) {
+            text.push_str("\n  ");
+            text.push_str(&cause_text);
+            last = cause_text;
+        }
+        next = cause.source();
+    }
+    LaunchError(text)
+}

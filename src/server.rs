@@ -1,0 +1,166 @@
+//! The server: services, layers, workers, and their end.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::TcpIncoming};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_reflection::server::Builder as Reflection;
+
+use crate::{
+    app::App,
+    grpc::{self, api_keys::ApiKeys, outer::OuterLayer, proto},
+};
+
+/// How the server is to serve.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerSettings {
+    /// Calls worked on at once.
+    pub max_calls: usize,
+    /// How long a shutdown waits for what has begun.
+    pub drain_timeout: Duration,
+    /// Whether reflection is served.
+    pub reflection: bool,
+}
+
+/// Why the server stopped without having been asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The transport.
+    #[error("the transport failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// Reflection could not be put together.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// A worker in the background ended.
+    #[error("the worker for {0} died")]
+    Worker(&'static str),
+}
+
+/// How often upkeep is done.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the health service looks at the database.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// For how long watchers of the health service are left to read that the end is near.
+const WATCHERS_TOLD: Duration = Duration::from_millis(500);
+
+/// Serves `app` on `listener` until `shutdown`, then drains: no new connections, calls and mutations that have begun are
+/// finished, within the bound of the settings.
+///
+/// # Errors
+/// If it stopped without having been asked to.
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    settings: ServerSettings,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let stop = CancellationToken::new();
+    let (mut health, health_service) = tonic_health::server::health_reporter();
+    tell_health(&health, app.store().ping().await.is_ok()).await;
+
+    let mut workers = JoinSet::new();
+    workers.spawn(watch_database(Arc::clone(&app), health.clone(), stop.clone()));
+    workers.spawn(do_upkeep(Arc::clone(&app), stop.clone()));
+
+    let (reflection_v1, reflection_v1alpha) = if settings.reflection {
+        (Some(reflection().build_v1()?), Some(reflection().build_v1alpha()?))
+    } else {
+        (None, None)
+    };
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .max_concurrent_streams(1_024)
+        .http2_max_header_list_size(16 * 1024)
+        .layer(OuterLayer::new(settings.max_calls))
+        .add_service(health_service)
+        .add_optional_service(reflection_v1)
+        .add_optional_service(reflection_v1alpha)
+        .add_service(ApiKeys::server(&app));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
+
+    let outcome = tokio::select! {
+        () = shutdown => Ok(()),
+        ended = &mut transport => {
+            stop.cancel();
+            return ended.unwrap_or(Ok(())).map_err(ServeError::from).and(Err(ServeError::Worker("connections")));
+        }
+        ended = workers.join_next() => Err(ServeError::Worker(match ended {
+            Some(Ok(name)) => name,
+            Some(Err(_)) | None => "the background",
+        })),
+    };
+
+    tracing::info!("shutting down");
+    stop.cancel();
+    let drained = tokio::time::timeout(settings.drain_timeout, async {
+        tell_health(&health, false).await;
+        if tokio::time::timeout(WATCHERS_TOLD, &mut transport).await.is_err() {
+            // A watcher of the health service stays for ever; its stream ends when its service is forgotten.
+            for service in ["", grpc::SERVICE] {
+                health.clear_service_status(service).await;
+            }
+            if let Ok(Err(error)) = (&mut transport).await {
+                tracing::warn!(%error, "the transport ended badly");
+            }
+        }
+        app.drain().await;
+    });
+    if drained.await.is_err() {
+        tracing::warn!(seconds = settings.drain_timeout.as_secs(), "not all calls ended in time; leaving all the same");
+        transport.abort();
+    }
+    if let Err(error) = app.store().close().await {
+        tracing::warn!(?error, "the database could not be closed");
+    }
+    tracing::info!("stopped");
+    outcome
+}
+
+fn reflection() -> Reflection<'static> {
+    Reflection::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // Without these, clients show error details as base64.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
+
+async fn tell_health(health: &HealthReporter, serving: bool) {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in ["", grpc::SERVICE] {
+        health.set_service_status(service, status).await;
+    }
+}
+
+async fn watch_database(app: Arc<App>, health: HealthReporter, stop: CancellationToken) -> &'static str {
+    let mut was_there = true;
+    let mut ticks = tokio::time::interval(HEALTH_INTERVAL);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let answer = app.store().ping().await;
+        let is_there = answer.is_ok();
+        match (was_there, answer) {
+            (true, Err(error)) => tracing::error!(alarm = "database_away", ?error, "the database does not answer"),
+            (false, Ok(())) => tracing::info!("the database answers again"),
+            _ => {}
+        }
+        was_there = is_there;
+        // After the end has begun the drain alone speaks.
+        if !stop.is_cancelled() {
+            tell_health(&health, is_there).await;
+        }
+    }
+    "health"
+}
+
+async fn do_upkeep(app: Arc<App>, stop: CancellationToken) -> &'static str {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        if let Err(error) = app.upkeep().await {
+            tracing::warn!(?error, "a round of upkeep failed; the next one tries again");
+        }
+    }
+    "upkeep"
+}

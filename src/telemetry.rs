@@ -1,0 +1,43 @@
+//! Logs: text for a terminal or JSON for machines, always to standard error, and never a secret.
+
+use std::{
+    io::{IsTerminal, stderr},
+    panic,
+};
+
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::LogSettings;
+
+/// Libraries that print headers or statements when asked for their details. They are not asked, whatever the filter.
+const DISCREET: [&str; 8] = ["h2", "hyper", "hyper_util", "tower", "tonic", "sqlx", "sea_orm", "sea_orm_migration"];
+
+/// Begins to log. To be called once.
+///
+/// # Errors
+/// If something in this process logs already.
+pub fn begin(settings: &LogSettings) -> Result<(), String> {
+    let mut filter = EnvFilter::try_new(&settings.filter).map_err(|error| error.to_string())?;
+    for library in DISCREET {
+        let directive = format!("{library}=info").parse();
+        filter = filter.add_directive(directive.map_err(|error| format!("{error}"))?);
+    }
+    let registry = tracing_subscriber::registry().with(filter);
+    let begun = if settings.json {
+        registry.with(fmt::layer().json().flatten_event(true).with_writer(stderr)).try_init()
+    } else {
+        registry.with(fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal())).try_init()
+    };
+    begun.map_err(|error| error.to_string())?;
+    log_panics();
+    Ok(())
+}
+
+/// Logs where a panic was, but not what it says: the standard library's own messages quote the text at hand, which could
+/// hold a secret.
+fn log_panics() {
+    panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(location, "panic");
+    }));
+}
