@@ -402,7 +402,7 @@ mod tests {
             ..SettingsArgs::default()
         };
         let problems = read(&args, &["CLAVIGER_DATABSE_URL", "CLAVIGER_PORT_80_TCP", "HOME"]).err().unwrap();
-        insta::assert_snapshot!(problems);
+        insta::assert_snapshot!(problems, @"");
     }
 
     #[test]

@@ -292,7 +292,7 @@ mod tests {
         ] {
             writeln!(out, "{}", text.parse::<IpBlock>().unwrap_err()).unwrap();
         }
-        insta::assert_snapshot!(out);
+        insta::assert_snapshot!(out, @"");
     }
 
     #[test]

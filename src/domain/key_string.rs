@@ -332,7 +332,9 @@ mod tests {
             let mut text = key.reveal().to_owned();
             text.replace_range(position..=position, &flipped.to_string());
             assert!(!is_ours(&format("clv", &[]), &text), "letter {position}");
-            assert!(!is_ours(&format("clv", &[]), &with_checksum(&text)), "letter {position} with its checksum");
+            let in_checksum = position >= text.len() - base62::WIDTH_32;
+            let mended = with_checksum(&text);
+            assert!(in_checksum || !is_ours(&format("clv", &[]), &mended), "letter {position} with its checksum");
         }
     }
 
@@ -418,7 +420,7 @@ mod tests {
                 .to_owned()
         })
         .collect();
-        insta::assert_snapshot!(vectors.join("\n"));
+        insta::assert_snapshot!(vectors.join("\n"), @"");
         let readme = include_str!("../../README.md");
         assert!(vectors.iter().all(|vector| readme.contains(vector.as_str())), "the README publishes them");
         assert!(readme.contains(root_hex));

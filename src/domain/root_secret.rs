@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn everything_derived_differs() {
         let root = root('0', 7);
-        let keys = [&**root.pepper(), &**root.page_token_key(), &**root.sealing_key()];
+        let keys = [root.pepper(), &**root.page_token_key(), &**root.sealing_key()];
         for (i, a) in keys.iter().enumerate() {
             assert!(keys[i + 1..].iter().all(|b| a != b));
             assert_ne!(a[..16], root.fingerprint()[..]);

@@ -1,1 +1,19 @@
-fn main() {}
+//! Promises, kept by the real service on real databases. One file a promise; the name of a test is the promise.
+//!
+//! `harness` starts the service on a socket of its own, on SQLite always and on PostgreSQL where its binaries are; which
+//! engines ran is said on standard error. A test that belongs to a case of the list of hostile cases begins with its
+//! number.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test says what went wrong by failing, and tells a story from beginning to end"
+)]
+
+#[macro_use]
+mod harness;
+
+mod smoke;
