@@ -6,6 +6,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 const SECRET_MESSAGES: [&str; 3] =
     [".claviger.v1.CreateResponse", ".claviger.v1.RotateResponse", ".claviger.v1.ValidateRequest"];
 
+#[expect(clippy::disallowed_methods, reason = "this is how Cargo tells a build script where to write")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
 

@@ -21,6 +21,7 @@ use crate::{
 
 /// Settings of the server, as flags or as `CLAVIGER_*` in the environment.
 #[derive(Args, Clone, Debug, Default)]
+#[allow(clippy::doc_markdown, reason = "these comments are the --help, which shows no markup")]
 #[command(next_help_heading = "Settings")]
 pub struct SettingsArgs {
     /// Where to serve gRPC [default: 127.0.0.1:50051]
@@ -355,7 +356,7 @@ fn duration(text: &str, least: Duration, most: Duration, right: &str) -> Result<
     }
 }
 
-fn number<T: std::str::FromStr + PartialOrd + fmt::Display>(text: &str, least: T, most: T) -> Result<T, String> {
+fn number<T: std::str::FromStr + PartialOrd + fmt::Display + Copy>(text: &str, least: T, most: T) -> Result<T, String> {
     match text.parse() {
         Ok(number) if least <= number && number <= most => Ok(number),
         _ => Err(format!("{} is no number from {least} to {most}", crate::domain::fields::quoted(text))),
@@ -402,7 +403,24 @@ mod tests {
             ..SettingsArgs::default()
         };
         let problems = read(&args, &["CLAVIGER_DATABSE_URL", "CLAVIGER_PORT_80_TCP", "HOME"]).err().unwrap();
-        insta::assert_snapshot!(problems, @"");
+        insta::assert_snapshot!(problems, @"
+        15 settings are wrong:
+          the environment has `CLAVIGER_DATABSE_URL`, which is no setting, perhaps CLAVIGER_DATABASE_URL; `claviger serve --help` lists all
+          CLAVIGER_LISTEN `localhost` is no address with a port; write one such as 127.0.0.1:50051 or [::1]:50051
+          CLAVIGER_OPS_LISTEN `127.0.0.1:99999` is no address with a port; write one such as 127.0.0.1:50051 or [::1]:50051
+          CLAVIGER_DATA_DIR is empty; name a path or leave it out
+          CLAVIGER_DATABASE_URL is no database address; write sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
+          CLAVIGER_KEY_PREFIX `Acme` is no key prefix; it has 1 to 20 lower-case letters, digits and inner underscores, such as acme_live
+          CLAVIGER_ACCEPTED_KEY_PREFIXES `_x` is no key prefix; it has 1 to 20 lower-case letters, digits and inner underscores, such as acme_live
+          CLAVIGER_HASH_PROFILE is no profile; use random256 or owasp
+          CLAVIGER_PURGE_AFTER `5 parsecs` is no duration such as 30d, from 1h to 3650d
+          CLAVIGER_DATABASE_CONNECTIONS `1` is no number from 2 to 200
+          CLAVIGER_MAX_CALLS `-3` is no number from 1 to 100000
+          CLAVIGER_DRAIN_TIMEOUT `0s` is no duration such as 20s, from 1s to 10m
+          CLAVIGER_REFLECTION is none of on, off and auto
+          CLAVIGER_LOG_FORMAT is none of text and json
+          CLAVIGER_LOG is no filter; write one such as info or claviger=debug
+        ");
     }
 
     #[test]

@@ -202,7 +202,11 @@ mod tests {
         write("2", "short", 0o600);
         write("backup", good, 0o600);
         let told = read_root_secrets(folder.path()).err().unwrap();
-        insta::assert_snapshot!(told.replace(folder.path().to_str().unwrap(), "FOLDER"), @"");
+        insta::assert_snapshot!(told.replace(folder.path().to_str().unwrap(), "FOLDER"), @"
+        FOLDER/1 can be read by everybody (mode 644); take that away with `chmod o= FILE`
+          FOLDER/2 has 5 characters; a root secret is 64 hexadecimal digits
+          FOLDER/backup is not named by one character of 0-9A-Za-z, as a root secret has to be
+        ");
     }
 
     #[test]
@@ -211,7 +215,7 @@ mod tests {
         let database = folder.path().join("claviger.db");
         let first = lock_database(&database).unwrap();
         let told = lock_database(&database).unwrap_err();
-        insta::assert_snapshot!(told.replace(folder.path().to_str().unwrap(), "FOLDER"), @"");
+        insta::assert_snapshot!(told.replace(folder.path().to_str().unwrap(), "FOLDER"), @"another claviger is using FOLDER/claviger.db; stop it first, or use PostgreSQL, which several can share");
         drop(first);
         assert!(lock_database(&database).is_ok());
         assert_eq!(mode(&database), 0o600);

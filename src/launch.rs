@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     config::Settings,
     data_folder::{self, DatabaseLock},
-    domain::{Error, error::Unavailable, key_string::KeyString, root_secret::Key},
+    domain::{CredentialId, Error, error::Unavailable, key_string::KeyString, root_secret::Key},
     store::{Address, Options, Store},
 };
 
@@ -82,7 +82,7 @@ pub async fn assemble(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Laun
         made_root_secret = Some(data_folder::make_root_secret(&settings.root_secrets, &bytes)?);
         roots = data_folder::read_root_secrets(&settings.root_secrets)?;
     }
-    let epoch = random_hex()?;
+    let epoch = random_name()?;
     store.feed_begin(&epoch).await.map_err(|error| told("writing to the database", &error))?;
     let app = App::start(store, clock, settings.app.clone(), roots).await.map_err(|error| {
         let folder = settings.root_secrets.display();
@@ -168,11 +168,11 @@ async fn warn_without_administrator(app: &Arc<App>) -> Result<bool, Failed> {
     Ok(false)
 }
 
-/// 11 random bytes in 22 hexadecimal digits: the name of a history.
-fn random_hex() -> Result<String, LaunchError> {
-    let mut bytes = [0_u8; 11];
+/// 22 random characters: the name of a history.
+fn random_name() -> Result<String, LaunchError> {
+    let mut bytes = [0_u8; 16];
     SysRng.try_fill_bytes(&mut bytes).map_err(|error| format!("there is no randomness: {error}"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(CredentialId::from_bytes(bytes).to_string())
 }
 
 /// An error with its causes, for the terminal of whoever started the program. The address of the database is not in it.

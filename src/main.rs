@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use claviger::{
     cli::{
+        client::ClientArgs,
         deployment::{self, BootstrapArgs},
         exit::{EXIT_CODES, Exit},
-        serve,
+        keys::{self, KeysCommand},
+        serve, whoami,
     },
     config::SettingsArgs,
 };
@@ -33,6 +35,18 @@ enum Command {
     Migrate(Box<SettingsArgs>),
     /// Make an administrator's key string
     Bootstrap(Box<BootstrapArgs>),
+    /// Make, show, change and check keys, as a client of a running service
+    Keys {
+        #[command(flatten)]
+        client: ClientArgs,
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Show the key that one calls with
+    Whoami {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
 }
 
 #[tokio::main]
@@ -42,6 +56,8 @@ async fn main() -> ExitCode {
         Command::Serve(settings) => serve::run(*settings).await,
         Command::Migrate(settings) => deployment::migrate(*settings).await,
         Command::Bootstrap(args) => deployment::bootstrap(*args).await,
+        Command::Keys { client, command } => keys::run(client, command).await,
+        Command::Whoami { client } => whoami::run(client).await,
     };
     exit.into()
 }

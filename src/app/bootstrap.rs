@@ -77,10 +77,8 @@ impl App {
             // Another replica was first, or will be: then its row is there.
             Err(Error::Unavailable(Unavailable::Contended(cause))) => {
                 tx.rollback().await?;
-                return match self.store.bootstrap_is_done().await? {
-                    true => Ok(false),
-                    false => Err(Error::Unavailable(Unavailable::Contended(cause))),
-                };
+                let done = self.store.bootstrap_is_done().await?;
+                return if done { Ok(false) } else { Err(Error::Unavailable(Unavailable::Contended(cause))) };
             }
             Err(error) => return Err(error),
         }

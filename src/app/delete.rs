@@ -52,16 +52,12 @@ impl Mutation for Revocation {
         let reach = guarded(reach, self.target.merchant.as_ref())?;
         let before = tx.api_key_find_even_deleted(&reach, self.target.id).await?.ok_or(Error::NotFound)?;
         self.require(caller, Some(&before), &before)?;
-        let deletion = match before.deletion {
-            Some(deletion) => Deletion { reason: deletion.reason.raised_to(self.reason), ..deletion },
-            None => {
-                require_etag(&self.target, &before)?;
-                Deletion {
-                    delete_time: now,
-                    purge_time: now.saturating_add(app.settings.purge_after),
-                    reason: self.reason,
-                }
-            }
+        let deletion = if let Some(deletion) = before.deletion {
+            Deletion { reason: deletion.reason.raised_to(self.reason), ..deletion }
+        } else {
+            require_etag(&self.target, &before)?;
+            let purge_time = now.saturating_add(app.settings.purge_after);
+            Deletion { delete_time: now, purge_time, reason: self.reason }
         };
         if before.deletion == Some(deletion) {
             return Ok(Step::unchanged(before));

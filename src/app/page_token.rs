@@ -1,5 +1,7 @@
 //! Page tokens: a position, sealed, and bound to the query and the caller.
 
+use std::fmt::Write;
+
 use rand::rngs::SysRng;
 
 use super::{App, ListQuery, request_ids::Meaning};
@@ -28,7 +30,8 @@ impl App {
         let sealed = sealed::seal(root.page_token_key(), &context(caller, query), &plain, &mut SysRng);
         let mut token = root.id().to_string();
         for byte in sealed.map_err(Error::fault)? {
-            token.push_str(&format!("{byte:02x}"));
+            // Writing to a string cannot fail.
+            write!(token, "{byte:02x}").map_err(Error::fault)?;
         }
         Ok(token)
     }

@@ -52,7 +52,7 @@ impl App {
     /// # Errors
     /// `Denied`, and `Invalid` for a page token of another query or caller.
     pub async fn list(self: &Arc<Self>, caller: &Caller, query: &ListQuery) -> Result<Page> {
-        let reach = self.reach_of(caller, query)?;
+        let reach = reach_of(caller, query)?;
         let position = match &query.page_token {
             None => None,
             Some(token) => Some(self.page_token_open(caller, query, token).await?),
@@ -74,12 +74,12 @@ impl App {
     pub async fn page_token_after(&self, caller: &Caller, query: &ListQuery, key: &ApiKey) -> Result<String> {
         self.page_token_seal(caller, query, Position { create_time: key.create_time, id: key.id }).await
     }
+}
 
-    fn reach_of(&self, caller: &Caller, query: &ListQuery) -> Result<Reach> {
-        let reach = caller.require(scope::KEYS_READ)?;
-        match &query.merchant {
-            None => Ok(reach),
-            Some(merchant) => reach.narrowed_to(merchant),
-        }
+fn reach_of(caller: &Caller, query: &ListQuery) -> Result<Reach> {
+    let reach = caller.require(scope::KEYS_READ)?;
+    match &query.merchant {
+        None => Ok(reach),
+        Some(merchant) => reach.narrowed_to(merchant),
     }
 }

@@ -16,6 +16,7 @@ use crate::{
 
 /// How an administrator's key string is made.
 #[derive(Args, Debug)]
+#[allow(clippy::doc_markdown, reason = "these comments are the --help, which shows no markup")]
 #[group(required = true, multiple = false)]
 pub struct BootstrapHow {
     /// Make a key string from the root secret alone and print it, alone, to standard output. Put it into a file that

@@ -3,7 +3,19 @@
 //! `serve`, `migrate` and `bootstrap` are the service and its deployment; `keys` and `whoami` are a gRPC client like any
 //! other.
 
+mod arguments;
+pub mod client;
+mod console;
 pub mod deployment;
 mod escape;
 pub mod exit;
+#[cfg(test)]
+mod fake_server;
+mod key_file;
+pub mod keys;
+mod output;
+mod request_id;
 pub mod serve;
+#[cfg(test)]
+mod tests;
+pub mod whoami;

@@ -292,7 +292,36 @@ mod tests {
         ] {
             writeln!(out, "{}", text.parse::<IpBlock>().unwrap_err()).unwrap();
         }
-        insta::assert_snapshot!(out, @"");
+        insta::assert_snapshot!(out, @r"
+        `010.0.0.0/8` has leading zeros, which some read as octal; write 10.0.0.0 if you mean decimal
+        `10.0.0.5/8` has bits set beyond its prefix; write 10.0.0.0/8 for the block or 10.0.0.5 for the address
+        `10.0.0.0/08` has leading zeros in its prefix length; write /8
+        `10.0.0.0/+8` has no prefix length from 1 to 32 after the slash
+        `10.0.0.0/-1` has no prefix length from 1 to 32 after the slash
+        `10.0.0.0/33` has no prefix length from 1 to 32 after the slash
+        `10.0.0.0/` has no prefix length from 1 to 32 after the slash
+        `10/8` is no address or CIDR block; write one such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32
+        `0x0a.0.0.0/8` is no address or CIDR block; write one such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32
+        `fe80::1%eth0/64` has a zone, which means nothing to another machine; write fe80::1
+        `fe80::1%eth0` has a zone, which means nothing to another machine; write fe80::1
+        `10.0.0.1:443` has a port; write 10.0.0.1
+        `[2001:db8::1]` has brackets; write 2001:db8::1
+        `[2001:db8::1]:443` has brackets; write 2001:db8::1
+        `::ffff:10.0.0.1` is in the IPv4-mapped form, which never matches; write the IPv4 form, such as 10.0.0.1
+        `::ffff:10.0.0.0/104` is in the IPv4-mapped form, which never matches; write the IPv4 form, such as 10.0.0.0/8
+        `::ffff:0:0/96` is in the IPv4-mapped form, which never matches; write the IPv4 form, such as 0.0.0.0
+        `0.0.0.0/0` is every address; leave allowed_ips empty for no restriction, and set disabled to shut everybody out
+        `::/0` is every address; leave allowed_ips empty for no restriction, and set disabled to shut everybody out
+        `2001:db8::1/32` has bits set beyond its prefix; write 2001:db8::/32 for the block or 2001:db8::1 for the address
+        `2001:db8::/129` has no prefix length from 1 to 128 after the slash
+        ` 10.0.0.1` is no address or CIDR block; write one such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32
+        `10.0.0.1\u{a}` is no address or CIDR block; write one such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32
+        `localhost` is no address or CIDR block; write one such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32
+        `` is no address or CIDR block; write one such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32
+        `256.1.1.1` is no address or CIDR block; write one such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32
+        `10.0.0.0/8/8` has no prefix length from 1 to 32 after the slash
+        `\u{661}\u{660}.0.0.1` is no address or CIDR block; write one such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32
+        ");
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl Time {
     }
 
     /// This much later, or the end of the range.
+    #[must_use]
     pub fn saturating_add(self, duration: Duration) -> Self {
         self.checked_add(duration).unwrap_or(Self::MAX)
     }

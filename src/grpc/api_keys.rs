@@ -45,7 +45,7 @@ impl ApiKeys {
         })
     }
 
-    async fn list_page(&self, caller: &Caller, request: proto::ListRequest) -> Result<proto::ListResponse> {
+    async fn list_page(&self, caller: &Caller, request: &proto::ListRequest) -> Result<proto::ListResponse> {
         caller.require(scope::KEYS_READ)?;
         let query = read::list(self.app.key_format(), request)?;
         let page = self.app.list(caller, &query).await?;
@@ -100,7 +100,7 @@ impl ApiKeyService for ApiKeys {
 
     async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
         let caller = caller(&request)?;
-        let outcome = self.list_page(&caller, request.into_inner()).await;
+        let outcome = self.list_page(&caller, &request.into_inner()).await;
         self.answer(&caller, "List", outcome)
     }
 

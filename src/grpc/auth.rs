@@ -99,9 +99,10 @@ fn bearer(request: &http::Request<Body>) -> Result<&str> {
     let mut headers = request.headers().get_all(AUTHORIZATION).iter();
     let (Some(header), None) = (headers.next(), headers.next()) else {
         let several = request.headers().contains_key(AUTHORIZATION);
-        return Err(Error::CredentialsMissing(match several {
-            true => "there is more than one `authorization` header",
-            false => "there is no `authorization` header",
+        return Err(Error::CredentialsMissing(if several {
+            "there is more than one `authorization` header"
+        } else {
+            "there is no `authorization` header"
         }));
     };
     let shape = "the `authorization` header is not of the form `Bearer <key string>`";

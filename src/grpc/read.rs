@@ -103,14 +103,12 @@ fn unnamed_texts(fields: &mut Fields<'_>, key: &proto::ApiKey, named: impl Fn(&s
         read::ignored(fields, "api_key.display_name", &key.display_name);
     }
     for (name, texts) in [("allowed_ips", &key.allowed_ips), ("denied_ips", &key.denied_ips), ("scopes", &key.scopes)] {
-        if !named(name) {
-            texts.iter().for_each(|text| read::ignored(fields, &format!("api_key.{name}"), text));
+        for text in texts.iter().filter(|_| !named(name)) {
+            read::ignored(fields, &format!("api_key.{name}"), text);
         }
     }
-    if !named("labels") {
-        key.labels.iter().flat_map(|(key, value)| [key, value]).for_each(|text| {
-            read::ignored(fields, "api_key.labels", text);
-        });
+    for text in key.labels.iter().flat_map(|(key, value)| [key, value]).filter(|_| !named("labels")) {
+        read::ignored(fields, "api_key.labels", text);
     }
 }
 
@@ -130,7 +128,7 @@ pub(super) fn get(
     fields.finish(id.zip(merchant))
 }
 
-pub(super) fn list(format: &KeyFormat, request: proto::ListRequest) -> Result<ListQuery> {
+pub(super) fn list(format: &KeyFormat, request: &proto::ListRequest) -> Result<ListQuery> {
     let mut fields = Fields::new(format);
     let merchant = read::merchant(&mut fields, "merchant_username", &request.merchant_username);
     let states = read::states(&mut fields, &request.states, request.show_deleted);

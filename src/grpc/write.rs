@@ -14,44 +14,41 @@ use crate::{
 const UNREADABLE: &str = "(unreadable)";
 
 pub(super) fn api_key(key: &ApiKey, now: Time) -> proto::ApiKey {
-    let (ip_rules, scopes, labels, webhook_format) = match &key.terms {
-        Ok(terms) => {
-            let texts = |blocks: &[_]| blocks.iter().map(ToString::to_string).collect();
-            (
-                (texts(&terms.ip_rules.allowed), texts(&terms.ip_rules.denied)),
-                terms.scopes.iter().map(ToString::to_string).collect(),
-                terms.labels.clone(),
-                self::webhook_format(terms.webhook_format),
-            )
-        }
-        Err(_) => {
-            let marked = || vec![UNREADABLE.to_owned()];
-            ((marked(), marked()), marked(), Default::default(), proto::WebhookFormat::Unspecified)
-        }
-    };
+    let mut out = settled(key, now);
+    if let Ok(terms) = &key.terms {
+        out.allowed_ips = terms.ip_rules.allowed.iter().map(ToString::to_string).collect();
+        out.denied_ips = terms.ip_rules.denied.iter().map(ToString::to_string).collect();
+        out.scopes = terms.scopes.iter().map(ToString::to_string).collect();
+        out.labels.clone_from(&terms.labels);
+        out.webhook_format = webhook_format(terms.webhook_format).into();
+    } else {
+        out.allowed_ips = vec![UNREADABLE.to_owned()];
+        out.denied_ips = vec![UNREADABLE.to_owned()];
+        out.scopes = vec![UNREADABLE.to_owned()];
+    }
+    out
+}
+
+/// The part of a key that can always be read.
+fn settled(key: &ApiKey, now: Time) -> proto::ApiKey {
     proto::ApiKey {
         id: key.id.to_string(),
         merchant_username: key.merchant.to_string(),
         display_name: key.display_name.clone(),
         masked_key: key.masked_key(),
-        allowed_ips: ip_rules.0,
-        denied_ips: ip_rules.1,
-        webhook_format: webhook_format.into(),
-        scopes,
-        labels,
         state: state(key.state(now)).into(),
         disabled: key.disabled,
         create_time: Some(time(key.create_time)),
         update_time: Some(time(key.update_time)),
         not_before_time: key.not_before_time.map(time),
         expire_time: key.expire_time.map(time),
-        ttl: None,
         rotate_time: key.rotate_time.map(time),
         previous_secret_expire_time: key.previous_secret_expire_time(now).map(time),
         delete_time: key.deletion.map(|deletion| time(deletion.delete_time)),
         purge_time: key.deletion.map(|deletion| time(deletion.purge_time)),
         delete_reason: key.deletion.map_or(proto::DeleteReason::Unspecified, |d| delete_reason(d.reason)).into(),
         etag: key.etag(),
+        ..proto::ApiKey::default()
     }
 }
 

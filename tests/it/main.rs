@@ -8,6 +8,10 @@
     clippy::expect_used,
     clippy::panic,
     clippy::too_many_lines,
+    clippy::explicit_write,
+    clippy::zombie_processes,
+    clippy::missing_panics_doc,
+    dead_code,
     missing_docs,
     unreachable_pub,
     reason = "a test says what went wrong by failing, and tells a story from beginning to end"
