@@ -28,6 +28,7 @@ use rand::{TryRng, rngs::SysRng};
 use tokio::sync::RwLock;
 use tokio_util::task::TaskTracker;
 
+pub use crate::store::ListFilter;
 pub use bootstrap::offline_key;
 pub use create::NewKey;
 pub use delete::Revocation;

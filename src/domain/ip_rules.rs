@@ -77,12 +77,12 @@ impl FromStr for IpBlock {
         if let IpAddr::V6(v6) = address
             && let Some(v4) = v6.to_ipv4_mapped()
         {
-            let v4_length = length.checked_sub(96).filter(|length| (1..32).contains(length));
-            let suffix = v4_length.map_or_else(String::new, |length| format!("/{length}"));
-            return Err(format!(
-                "{} is in the IPv4-mapped form, which never matches; write the IPv4 form, such as {v4}{suffix}",
-                quoted(text)
-            ));
+            let instead = match length.checked_sub(96) {
+                Some(32) => format!("{v4}"),
+                Some(length) if length > 0 => format!("{v4}/{length}"),
+                _ => "IPv4 addresses or blocks".to_owned(),
+            };
+            return Err(format!("{} is in the IPv4-mapped form, which never matches; write {instead}", quoted(text)));
         }
         if length == 0 {
             return Err(format!(
@@ -127,7 +127,9 @@ fn block_address(whole: &str, text: &str) -> Result<IpAddr, String> {
         return Err(format!("{whole} has a port; write {address}"));
     }
     if let Some(plain) = without_leading_zeros(text) {
-        return Err(format!("{whole} has leading zeros, which some read as octal; write {plain} if you mean decimal"));
+        return Err(format!(
+            "{whole} has leading zeros, which some read as octal; begin with {plain} if you mean decimal"
+        ));
     }
     Err(format!("{whole} is no address or CIDR block; write one such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32"))
 }

@@ -4,14 +4,13 @@ use prost_types::FieldMask;
 
 use super::{proto, read_fields as read};
 use crate::{
-    app::{Expiry, ListQuery, NewKey, Patch, Revocation, Rotation, Target},
+    app::{Expiry, ListFilter, ListQuery, NewKey, Patch, Revocation, Rotation, Target},
     domain::{
         Caller, KeyId, Merchant, Result, Scope, Time, api_key,
         fields::{Fields, quoted},
         ip_rules::{CallerIp, IpRules},
         key_string::KeyFormat,
     },
-    store::ListFilter,
 };
 
 /// What [`proto::GetRequest`] may say in place of the caller's own id.

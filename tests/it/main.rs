@@ -20,4 +20,8 @@
 #[macro_use]
 mod harness;
 
+mod cases;
+mod decisions;
+mod layers;
 mod smoke;
+mod store_contract;

@@ -53,23 +53,23 @@ pub enum Engine {
 /// Makes each promise a test on every engine. An engine that is not on the machine is named on standard error, and fails
 /// where it is required.
 macro_rules! on_every_engine {
-    ($(#[doc = $doc:expr])* async fn $name:ident($service:ident: Service) $body:block) => {
+    ($(#[doc = $doc:expr])* async fn $name:ident($service:ident: $what:ident) $body:block) => {
         mod $name {
             #[allow(unused_imports, reason = "not every promise needs all that its file imports")]
             use super::*;
 
             $(#[doc = $doc])*
-            async fn promise($service: Service) $body
+            async fn promise($service: $what) $body
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
-                promise(Service::start(Engine::Sqlite).await.unwrap()).await;
+                promise($what::start(Engine::Sqlite).await.unwrap()).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                if let Some(service) = Service::start(Engine::Postgres).await {
-                    promise(service).await;
+                if let Some(started) = $what::start(Engine::Postgres).await {
+                    promise(started).await;
                 }
             }
         }
@@ -109,6 +109,23 @@ impl TestDatabase {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+}
+
+/// A migrated database without a service.
+pub struct TestStore {
+    pub store: Arc<Store>,
+    pub database: TestDatabase,
+}
+
+impl TestStore {
+    /// None if the engine is not on this machine.
+    pub async fn start(engine: Engine) -> Option<Self> {
+        let database = TestDatabase::new(engine).await?;
+        let store = Arc::new(database.open().await);
+        store.schema_migrate().await.unwrap();
+        store.feed_begin("epoch").await.unwrap();
+        Some(Self { store, database })
     }
 }
 
