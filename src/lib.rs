@@ -1,14 +1,69 @@
-//! Claviger.
-pub mod app;
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod data_folder;
-pub mod domain;
+//! Claviger issues, restricts, lists, rotates, deletes and validates API keys over gRPC.
+//!
+//! # The way through
+//!
+//! ```text
+//! main → cli → server → grpc → app → store → domain        config, data_folder, launch, telemetry: beside server
+//!                         └──────────────────↗             clock: a leaf
+//! ```
+//!
+//! A request comes in at [`grpc`] (words of the wire), is turned at the door into words of the [`domain`], walks through
+//! one room of [`app`] (what we promise), which asks [`store`] (what we remember) and [`domain`] (what is true), and
+//! leaves by the same door. Nobody else speaks protobuf. Nobody else speaks SQL. Only the [`clock`] knows what time it
+//! is. Nothing is committed without its audit entry and its number in the feed. The test `layers` holds this picture
+//! against the code.
+//!
+//! # One Validate, from the socket and back
+//!
+//! 1. [`grpc::outer`] counts the call, starts its deadline and will catch its panic.
+//! 2. [`grpc::auth`] takes the caller's key from the one `authorization` header and asks
+//!    [`App::authenticate`](app::App::authenticate), which goes through 4 to 7 for it and judges its address rules
+//!    against the connection's peer. What comes back is a [`Caller`](domain::Caller).
+//! 3. [`grpc::api_keys`] reads the request: an address that is none, or a scope that is none, ends it here with all its
+//!    violations. [`App::validate`](app::App::validate) requires the scope `claviger:validate` and gets a
+//!    [`Reach`](domain::Reach).
+//! 4. [`KeyFormat::parse`](domain::key_string::KeyFormat::parse) looks at the form and the checksum of the text,
+//!    [`Unproved::prove`](domain::key_string::Unproved::prove) at the tag. What this deployment never made ends here: no
+//!    read, no hash.
+//! 5. [`Store::validation_read_even_deleted`](store::Store::validation_read_even_deleted) reads the credential, its key
+//!    and the head of the feed in one statement. What is beyond the caller's reach is not found.
+//! 6. The secret is proved against the stored hash, by `app::proof`: from memory if these bytes were proved against this
+//!    very hash before, else by one run of argon2 on a thread of `app::hashing`.
+//! 7. [`decide`](domain::decision::decide) looks at the state, the times, the address and the scopes, in this order.
+//! 8. The decision is written back to the wire; a refusal is an answer, not an error.
+//!
+//! # One change
+//!
+//! Create, Update, Rotate and Delete run in a task that outlives its caller (`app::mutation`). The transaction reads and
+//! locks the key, changes it, takes the feed's next number and with it the one lock that all changes take last, judges
+//! the caller and the last administrator once more on what is committed by then, and commits with its audit entry.
+
 pub mod grpc;
-pub mod launch;
+
+pub mod app;
+
+pub mod domain;
+
+pub mod store;
+
 #[path = "../migrations/mod.rs"]
 pub mod migrations;
+
+pub mod clock;
+
 pub mod server;
-pub mod store;
+
+pub mod launch;
+
+pub mod data_folder;
+
+pub mod config;
+
 pub mod telemetry;
+
+pub mod cli;
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExamples;

@@ -295,7 +295,7 @@ mod tests {
             writeln!(out, "{}", text.parse::<IpBlock>().unwrap_err()).unwrap();
         }
         insta::assert_snapshot!(out, @r"
-        `010.0.0.0/8` has leading zeros, which some read as octal; write 10.0.0.0 if you mean decimal
+        `010.0.0.0/8` has leading zeros, which some read as octal; begin with 10.0.0.0 if you mean decimal
         `10.0.0.5/8` has bits set beyond its prefix; write 10.0.0.0/8 for the block or 10.0.0.5 for the address
         `10.0.0.0/08` has leading zeros in its prefix length; write /8
         `10.0.0.0/+8` has no prefix length from 1 to 32 after the slash
@@ -309,9 +309,9 @@ mod tests {
         `10.0.0.1:443` has a port; write 10.0.0.1
         `[2001:db8::1]` has brackets; write 2001:db8::1
         `[2001:db8::1]:443` has brackets; write 2001:db8::1
-        `::ffff:10.0.0.1` is in the IPv4-mapped form, which never matches; write the IPv4 form, such as 10.0.0.1
-        `::ffff:10.0.0.0/104` is in the IPv4-mapped form, which never matches; write the IPv4 form, such as 10.0.0.0/8
-        `::ffff:0:0/96` is in the IPv4-mapped form, which never matches; write the IPv4 form, such as 0.0.0.0
+        `::ffff:10.0.0.1` is in the IPv4-mapped form, which never matches; write 10.0.0.1
+        `::ffff:10.0.0.0/104` is in the IPv4-mapped form, which never matches; write 10.0.0.0/8
+        `::ffff:0:0/96` is in the IPv4-mapped form, which never matches; write IPv4 addresses or blocks
         `0.0.0.0/0` is every address; leave allowed_ips empty for no restriction, and set disabled to shut everybody out
         `::/0` is every address; leave allowed_ips empty for no restriction, and set disabled to shut everybody out
         `2001:db8::1/32` has bits set beyond its prefix; write 2001:db8::/32 for the block or 2001:db8::1 for the address
