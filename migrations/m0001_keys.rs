@@ -372,6 +372,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
             .col(ApiKey::DeleteTime)
             .to_owned(),
         Index::create().name("credential_by_key").table(Credential::Table).col(Credential::KeyId).to_owned(),
+        Index::create().name("refusal_log_by_time").table(RefusalLog::Table).col(RefusalLog::Time).to_owned(),
         Index::create().name("request_log_by_key").table(RequestLog::Table).col(RequestLog::KeyId).to_owned(),
         Index::create().name("request_log_by_time").table(RequestLog::Table).col(RequestLog::CreateTime).to_owned(),
     ]

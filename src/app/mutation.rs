@@ -70,8 +70,12 @@ impl Step {
 }
 
 impl App {
-    /// Makes a change for `caller`. It runs to its end although the caller hangs up.
+    /// Makes a change for `caller`. It runs to its end although the caller hangs up. Once the service drains no further
+    /// one begins, or the drain might not wait for it.
     pub(super) async fn change<M: Mutation>(self: &Arc<Self>, caller: &Caller, mutation: M) -> Result<Answer> {
+        if self.mutations.is_closed() {
+            return Err(Error::Unavailable(Unavailable::Draining));
+        }
         let (app, caller) = (Arc::clone(self), caller.clone());
         let task = self.mutations.spawn(async move {
             let mut pause = FIRST_PAUSE;

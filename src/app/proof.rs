@@ -19,7 +19,7 @@ use crate::{
         error::{Poisoned, Unavailable},
         key_string::KeyString,
         root_secret::{Found, KeyRing, RootId},
-        secret_hash::{Owner, Profile, SALT_LENGTH, StoredHash},
+        secret_hash::{Hasher, Memory, Owner, Profile, SALT_LENGTH, StoredHash},
     },
     store::Credential,
 };
@@ -106,7 +106,9 @@ impl App {
             Found::Unknown => return Err(poisoned("pepper_root")),
         }
         let wanted = self.settings.profile;
-        let outdated = profile != wanted || !stored.is_of(wanted) || pepper_root != ring.active().id();
+        // Where the active root secret is missing a renewal would fail; it is done where it is mounted.
+        let to_renew = ring.active().is_ok_and(|active| active.id() != pepper_root);
+        let outdated = profile != wanted || !stored.is_of(wanted) || to_renew;
         let matches = self
             .hashing
             .run({
@@ -137,7 +139,7 @@ impl App {
         self.mutations.spawn(async move {
             let renewed = async {
                 let phc = app.hash(&shown, owner, &ring).await?;
-                let new = Credential::new(old.id, ring.active().id(), app.settings.profile, phc, old.create_time);
+                let new = Credential::new(old.id, ring.active()?.id(), app.settings.profile, phc, old.create_time);
                 app.store.credential_renew_hash(old.id, &old.phc, &new).await?;
                 let digest = app.proofs.digest(&shown, &new.phc, &owner);
                 app.proofs.proved.insert(digest, ()).await;
@@ -153,9 +155,11 @@ impl App {
     pub(super) async fn hash(&self, key: &Arc<KeyString>, owner: Owner, ring: &Arc<KeyRing>) -> Result<String> {
         let salt = Self::random_bytes::<SALT_LENGTH>()?;
         let (key, ring, profile) = (Arc::clone(key), Arc::clone(ring), self.settings.profile);
-        self.hashing
-            .run(move |hasher, memory| hasher.hash(&key, &owner, ring.active(), profile, salt, memory))
-            .await?
-            .map_err(|_| Error::fault("argon2 refuses the cost of our own profile"))
+        let hash = move |hasher: &Hasher, memory: &mut Memory| {
+            let root = ring.active()?;
+            let phc = hasher.hash(&key, &owner, root, profile, salt, memory);
+            phc.map_err(|_| Error::fault("argon2 refuses the cost of our own profile"))
+        };
+        self.hashing.run(hash).await?
     }
 }

@@ -1,7 +1,7 @@
 //! What Claviger does in its own time: forgetting what is due, erasing what may not be shown again, learning of root
 //! secrets that others activated. The server calls it every few seconds; doing it late is never wrong.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{App, SHOWN_AGAIN_FOR, start};
 use crate::domain::{
@@ -11,6 +11,8 @@ use crate::domain::{
 
 /// Keys purged in one round, each in a transaction of its own, so that changes by people get their turn between.
 const PURGED_AT_ONCE: u64 = 100;
+/// How long refused acts are kept.
+const REFUSALS_KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 impl App {
     /// One round of upkeep.
@@ -19,14 +21,17 @@ impl App {
     /// The first that occurred; the other parts were tried all the same.
     pub async fn upkeep(self: &Arc<Self>) -> Result<()> {
         let now = self.now();
-        let outcomes = [self.erase_sealed(now).await, self.purge_due(now).await, self.refresh_ring().await];
+        let outcomes = [
+            self.erase_sealed(now).await,
+            self.purge_due(now).await,
+            self.store.refusal_forget_before(now.saturating_sub(REFUSALS_KEPT)).await,
+            self.refresh_ring().await,
+        ];
         outcomes.into_iter().collect()
     }
 
     async fn erase_sealed(&self, now: Time) -> Result<()> {
-        let too_old = i64::try_from(SHOWN_AGAIN_FOR.as_micros()).unwrap_or(i64::MAX);
-        let before = Time::from_micros(now.micros().saturating_sub(too_old));
-        self.store.request_erase_sealed_before(before).await.map(drop)
+        self.store.request_erase_sealed_before(now.saturating_sub(SHOWN_AGAIN_FOR)).await.map(drop)
     }
 
     async fn purge_due(&self, now: Time) -> Result<()> {
@@ -62,7 +67,9 @@ impl App {
         let states = start::states(&self.store.root_secret_list().await?);
         let mut ring = self.ring.write().await;
         let renewed = ring.renewed(states);
-        *ring = Arc::new(renewed.ok_or_else(|| Error::fault("the active root secret is not mounted here"))?);
+        *ring = Arc::new(
+            renewed.ok_or_else(|| Error::fault("the database names no root secret, or several, as the active one"))?,
+        );
         Ok(())
     }
 }

@@ -139,10 +139,10 @@ impl KeyFormat {
     /// Whether a text holds a key string anywhere, of this deployment or of one that looks the same.
     pub fn occurs_in(&self, text: &str) -> bool {
         self.accepted.iter().any(|prefix| {
-            let length = prefix.0.len() + AFTER_PREFIX;
-            text.match_indices(prefix.as_str())
-                .filter_map(|(start, _)| text.get(start..start + length))
-                .any(|candidate| self.parse(candidate).is_ok())
+            text.as_bytes()
+                .windows(prefix.0.len() + AFTER_PREFIX)
+                .filter(|candidate| candidate.starts_with(prefix.0.as_bytes()))
+                .any(|candidate| str::from_utf8(candidate).is_ok_and(|candidate| self.parse(candidate).is_ok()))
         })
     }
 
@@ -382,12 +382,13 @@ mod tests {
 
     #[test]
     fn a_key_string_is_found_inside_other_text() {
-        let format = format("clv", &["acme_live"]);
+        let format = format("clv", &["acme_live", "aaa"]);
         let key = render("clv", [1; 16], [2; 32]);
         for text in [
             format!("my key is {}, keep it safe", key.reveal()),
             format!("clv_clv_{}", key.reveal()),
             format!("🦀{}🦀", key.reveal()),
+            format!("aa{}", render("aaa", [1; 16], [2; 32]).reveal()),
             render("acme_live", [1; 16], [2; 32]).reveal().to_owned(),
         ] {
             assert!(format.occurs_in(&text), "{text}");

@@ -10,6 +10,8 @@ use hmac::{Hmac, KeyInit};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::error::{Error, Unavailable};
+
 /// 32 secret bytes, wiped when dropped.
 pub type Key = Zeroizing<[u8; 32]>;
 
@@ -165,7 +167,7 @@ pub enum Found<'a> {
 }
 
 impl KeyRing {
-    /// Puts the ring together; none unless exactly one root secret is active, and it is mounted.
+    /// Puts the ring together; none unless exactly one root secret is active.
     pub fn new(mounted: Vec<RootSecret>, states: BTreeMap<RootId, RootState>) -> Option<Self> {
         Self::of(Arc::new(mounted.into_iter().map(|root| (root.id, root)).collect()), states)
     }
@@ -178,7 +180,7 @@ impl KeyRing {
     fn of(mounted: Arc<BTreeMap<RootId, RootSecret>>, states: BTreeMap<RootId, RootState>) -> Option<Self> {
         let mut active = states.iter().filter(|(_, state)| **state == RootState::Active).map(|(id, _)| *id);
         match (active.next(), active.next()) {
-            (Some(active), None) if mounted.contains_key(&active) => Some(Self { mounted, states, active }),
+            (Some(active), None) => Some(Self { mounted, states, active }),
             _ => None,
         }
     }
@@ -193,8 +195,12 @@ impl KeyRing {
     }
 
     /// The one that new secrets are made under.
-    pub fn active(&self) -> &RootSecret {
-        &self.mounted[&self.active]
+    ///
+    /// # Errors
+    /// [`Unavailable::RootSecret`] if it was activated elsewhere and is not mounted here.
+    pub fn active(&self) -> Result<&RootSecret, Error> {
+        let missing = Error::Unavailable(Unavailable::RootSecret(self.active.as_char()));
+        self.mounted.get(&self.active).ok_or(missing)
     }
 }
 
@@ -237,5 +243,18 @@ mod tests {
         assert!(matches!(ring.find(id('b')), Found::NotMounted));
         assert!(matches!(ring.find(id('c')), Found::Unknown));
         assert!(matches!(ring.find(id('d')), Found::Unknown));
+        assert_eq!(ring.active().unwrap().id(), id('a'));
+    }
+
+    #[test]
+    fn a_root_secret_that_was_activated_elsewhere_is_missed_only_where_it_is_needed() {
+        let id = |c| RootId::new(c).unwrap();
+        let states = |a, b| [(id('a'), a), (id('b'), b)].into();
+        let ring = KeyRing::new(vec![root('a', 1)], states(RootState::Active, RootState::Accepted)).unwrap();
+        let ring = ring.renewed(states(RootState::Accepted, RootState::Active)).unwrap();
+        assert!(matches!(ring.find(id('a')), Found::Mounted(_)));
+        assert!(matches!(ring.active(), Err(Error::Unavailable(Unavailable::RootSecret('b')))));
+        assert!(ring.renewed(states(RootState::Active, RootState::Active)).is_none());
+        assert!(ring.renewed(states(RootState::Removed, RootState::Accepted)).is_none());
     }
 }

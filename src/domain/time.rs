@@ -50,6 +50,13 @@ impl Time {
         self.checked_add(duration).unwrap_or(Self::MAX)
     }
 
+    /// This much earlier, or the beginning of the range.
+    #[must_use]
+    pub fn saturating_sub(self, duration: Duration) -> Self {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self::from_micros(self.0.saturating_sub(micros))
+    }
+
     /// How long ago `earlier` was; zero if it is in the future.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -82,6 +89,7 @@ mod tests {
     fn sums_end_at_the_edge_of_the_range() {
         assert_eq!(Time::MAX.checked_add(Duration::from_micros(1)), None);
         assert_eq!(Time::MAX.saturating_add(Duration::MAX), Time::MAX);
+        assert_eq!(Time::MIN.saturating_sub(Duration::MAX), Time::MIN);
         assert_eq!(Time::MIN.since(Time::MAX), Duration::ZERO);
     }
 }

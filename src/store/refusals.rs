@@ -2,7 +2,7 @@
 
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    EntityTrait,
+    ColumnTrait, EntityTrait, QueryFilter,
 };
 
 use super::{Store, rows::refusal_log};
@@ -44,5 +44,14 @@ impl Store {
             suppressed: Set(act.suppressed),
         };
         self.bounded(refusal_log::Entity::insert(row).exec_without_returning(&self.writer)).await.map(drop)
+    }
+
+    /// Forgets the refused acts before `time`.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn refusal_forget_before(&self, time: Time) -> Result<()> {
+        let old = refusal_log::Entity::delete_many().filter(refusal_log::Column::Time.lt(time.micros()));
+        self.bounded(old.exec(&self.writer)).await.map(drop)
     }
 }
