@@ -82,10 +82,17 @@ impl Failure {
     /// The refusal in `status`: its message, then each broken field, then the reason for programs.
     pub(crate) fn from_status(status: &Status) -> Self {
         let code = code_name(status.code());
-        let message = if status.message().is_empty() { "the service gave no message" } else { status.message() };
-        let mut failure = Self::new(Exit::of(status.code()), message);
         let details = status.get_error_details();
-        for violation in details.bad_request().into_iter().flat_map(|bad| &bad.field_violations) {
+        let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+        let message = match (violations.len(), status.message()) {
+            (0, "") => "the service gave no message",
+            (0, message) => message,
+            // The message would only repeat the first of the lines below it.
+            (1, _) => "the service refuses the request for one field",
+            (_, _) => "the service refuses the request for several fields",
+        };
+        let mut failure = Self::new(Exit::of(status.code()), message);
+        for violation in violations {
             failure = failure.line(format!("{}: {}", violation.field, violation.description));
         }
         match details.error_info() {
@@ -166,7 +173,7 @@ mod tests {
         let failure = Failure::from_status(&status);
         assert_eq!(failure.exit(), Exit::Refused);
         assert_snapshot!(failure, @"
-        error: 2 fields are wrong
+        error: the service refuses the request for several fields
           api_key.allowed_ips[0]: `10.0.0.5/8` has host bits set; write `10.0.0.0/8`
           api_key.ttl: is zero
           reason: FIELDS_INVALID (INVALID_ARGUMENT)

@@ -21,6 +21,7 @@
 mod harness;
 
 mod cases;
+mod cli;
 mod decisions;
 mod layers;
 mod smoke;

@@ -263,7 +263,7 @@ async fn a_refusal_is_not_asked_again() {
     exit 3
     --- stdout
     --- stderr
-    error: a field is wrong
+    error: the service refuses the request for one field
       api_key.allowed_ips[0]: `10.0.0.5/8` has host bits set; write 10.0.0.0/8
       reason: FIELDS_INVALID (INVALID_ARGUMENT)
     ");
