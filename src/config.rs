@@ -19,6 +19,8 @@ use crate::{
     store::Address,
 };
 
+mod unknown;
+
 /// Settings of the server, as flags or as `CLAVIGER_*` in the environment.
 #[derive(Args, Clone, Debug, Default)]
 #[allow(clippy::doc_markdown, reason = "these comments are the --help, which shows no markup")]
@@ -149,28 +151,6 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Names that the command line and later versions read.
-const OTHER_NAMES: [&str; 4] = ["CLAVIGER_ADDR", "CLAVIGER_KEY", "CLAVIGER_KEY_FILE", "CLAVIGER_TEST_KEY"];
-
-const NAMES: [&str; 16] = [
-    "CLAVIGER_LISTEN",
-    "CLAVIGER_OPS_LISTEN",
-    "CLAVIGER_DATA_DIR",
-    "CLAVIGER_DATABASE_URL",
-    "CLAVIGER_ROOT_SECRETS",
-    "CLAVIGER_BOOTSTRAP_KEY_FILE",
-    "CLAVIGER_KEY_PREFIX",
-    "CLAVIGER_ACCEPTED_KEY_PREFIXES",
-    "CLAVIGER_HASH_PROFILE",
-    "CLAVIGER_PURGE_AFTER",
-    "CLAVIGER_DATABASE_CONNECTIONS",
-    "CLAVIGER_MAX_CALLS",
-    "CLAVIGER_DRAIN_TIMEOUT",
-    "CLAVIGER_REFLECTION",
-    "CLAVIGER_LOG_FORMAT",
-    "CLAVIGER_LOG",
-];
-
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 impl SettingsArgs {
@@ -184,7 +164,7 @@ impl SettingsArgs {
         threads: usize,
     ) -> Result<(Settings, LogSettings), Problems> {
         let mut reader = Reader::default();
-        reader.refuse_unknown(environment);
+        reader.0.extend(unknown::names(environment).map(|what| Problem { setting: "the environment", what }));
         let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let listen = reader.read("CLAVIGER_LISTEN", self.listen.as_ref(), loopback(50051), socket);
         let ops_listen = reader.read("CLAVIGER_OPS_LISTEN", self.ops_listen.as_ref(), loopback(50052), socket);
@@ -289,53 +269,16 @@ impl Reader {
         KeyFormat::new(prefix.unwrap_or_default(), older)
     }
 
-    /// A misspelled name must not be taken for a setting that was left out. Kubernetes makes names of its own from
-    /// services called `claviger`; they are none of ours.
-    fn refuse_unknown(&mut self, environment: impl IntoIterator<Item = String>) {
-        let mut unknown: Vec<String> = environment
-            .into_iter()
-            .filter(|name| name.starts_with("CLAVIGER_"))
-            .filter(|name| !NAMES.contains(&name.as_str()) && !OTHER_NAMES.contains(&name.as_str()))
-            .filter(|name| !name.starts_with("CLAVIGER_PORT") && !name.contains("SERVICE_"))
-            .collect();
-        unknown.sort_unstable();
-        for name in unknown {
-            let nearest = NAMES.iter().min_by_key(|known| distance(known, &name));
-            let hint = nearest.map(|known| format!(", perhaps {known}")).unwrap_or_default();
-            self.0.push(Problem {
-                setting: "the environment",
-                what: format!(
-                    "has {}, which is no setting{hint}; `claviger serve --help` lists all",
-                    crate::domain::fields::quoted(&name)
-                ),
-            });
-        }
-    }
-
     fn finish<T>(self, value: T) -> Result<T, Problems> {
         if self.0.is_empty() { Ok(value) } else { Err(Problems(self.0)) }
     }
-}
-
-/// How many single characters differ, at best, in a row of insertions, deletions and replacements.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!(
             "{} is no address with a port; write one such as 127.0.0.1:50051 or [::1]:50051",
-            crate::domain::fields::quoted(text)
+            crate::domain::text::quoted(text)
         )
     })
 }
@@ -352,14 +295,14 @@ fn absolute(path: impl AsRef<Path>) -> PathBuf {
 fn duration(text: &str, least: Duration, most: Duration, right: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if (least..=most).contains(&duration) => Ok(duration),
-        _ => Err(format!("{} is no duration such as {right}", crate::domain::fields::quoted(text))),
+        _ => Err(format!("{} is no duration such as {right}", crate::domain::text::quoted(text))),
     }
 }
 
 fn number<T: std::str::FromStr + PartialOrd + fmt::Display + Copy>(text: &str, least: T, most: T) -> Result<T, String> {
     match text.parse() {
         Ok(number) if least <= number && number <= most => Ok(number),
-        _ => Err(format!("{} is no number from {least} to {most}", crate::domain::fields::quoted(text))),
+        _ => Err(format!("{} is no number from {least} to {most}", crate::domain::text::quoted(text))),
     }
 }
 
@@ -434,7 +377,7 @@ mod tests {
     fn every_setting_is_a_flag_with_its_name_in_the_environment() {
         let command = SettingsArgs::augment_args(clap::Command::new("test"));
         let names: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
-        assert_eq!(names, NAMES);
+        assert_eq!(names, unknown::NAMES);
         assert!(command.get_arguments().all(clap::Arg::is_hide_env_values_set), "--help shows no values");
     }
 }

@@ -1,6 +1,5 @@
 //! The rule that somebody who can administer all merchants is always left.
 
-use super::mutation::Proposal;
 use crate::{
     domain::{
         ApiKey, Result, State, Time,
@@ -17,10 +16,9 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    /// Requires that `proposal` does not take the last usable administrator away.
-    pub(super) async fn require_one_left(&self, tx: &Tx, proposal: &Proposal) -> Result<()> {
-        let loses_one =
-            proposal.before.as_ref().is_some_and(|before| self.is_usable(before)) && !self.is_usable(&proposal.after);
+    /// Requires that the change from `before` to `after`, made in `tx`, does not take the last usable administrator away.
+    pub(super) async fn require_one_left(&self, tx: &Tx, before: Option<&ApiKey>, after: &ApiKey) -> Result<()> {
+        let loses_one = before.is_some_and(|before| self.is_usable(before)) && !self.is_usable(after);
         if !loses_one {
             return Ok(());
         }

@@ -132,7 +132,7 @@ impl App {
         let caller = self.admit(&key.ok_or(Error::CredentialsInvalid)?, caller.credential_id(), caller.peer())?;
         mutation.require(&caller, proposal.before.as_ref(), &proposal.after)?;
         let administrators = super::administrators::Judge { peer: caller.peer(), now };
-        administrators.require_one_left(numbered.tx(), proposal).await
+        administrators.require_one_left(numbered.tx(), proposal.before.as_ref(), &proposal.after).await
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt::Write as _};
 
+use crate::domain::text::is_deceptive;
+
 /// `text` with control characters, and characters that reorder or hide their neighbours, written as `\u{1b}`.
 ///
 /// The service refuses them in names and labels; whoever answers on its address may not.
@@ -34,11 +36,6 @@ pub(crate) fn escaped_json(json: &str) -> String {
         }
     }
     out
-}
-
-fn is_deceptive(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{061C}' | '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}')
 }
 
 #[cfg(test)]

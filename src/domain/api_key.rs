@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use super::{
     Time, base62,
     error::Poisoned,
-    fields::{plain_text, quoted},
     ip_rules::IpRules,
     key_string, scope,
     scope::Scope,
+    text::{plain_text, quoted},
 };
 
 /// The most characters of a display name.

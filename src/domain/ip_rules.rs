@@ -8,7 +8,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 
-use super::fields::quoted;
+use super::text::quoted;
 
 /// The most blocks in each of the two lists.
 pub const MAX_BLOCKS: usize = 100;

@@ -15,8 +15,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     CredentialId, base62,
-    fields::quoted,
     root_secret::{Found, Key, KeyRing, RootId, RootSecret},
+    text::quoted,
 };
 
 /// Longer texts are refused unread, in bytes.

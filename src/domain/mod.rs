@@ -16,6 +16,7 @@ pub mod root_secret;
 pub mod scope;
 pub mod sealed;
 pub mod secret_hash;
+pub mod text;
 pub mod time;
 
 pub use api_key::{ApiKey, CredentialId, DeleteReason, KeyId, Merchant, State, WebhookFormat};

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::fields::quoted;
+use super::text::quoted;
 
 /// Get, List, Lookup.
 pub const KEYS_READ: &str = "claviger:keys.read";

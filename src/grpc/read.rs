@@ -7,9 +7,10 @@ use crate::{
     app::{Expiry, ListFilter, ListQuery, NewKey, Patch, Revocation, Rotation, Target},
     domain::{
         Caller, KeyId, Merchant, Result, Scope, Time, api_key,
-        fields::{Fields, quoted},
+        fields::Fields,
         ip_rules::{CallerIp, IpRules},
         key_string::KeyFormat,
+        text::quoted,
     },
 };
 

@@ -7,9 +7,10 @@ use crate::{
     domain::{
         DeleteReason, KeyId, Merchant, Scope, State, Time, WebhookFormat,
         api_key::{MAX_LABELS, MAX_NOTE, label_key, label_value},
-        fields::{Fields, plain_text},
+        fields::Fields,
         ip_rules::{IpBlock, MAX_BLOCKS},
         scope,
+        text::plain_text,
     },
     grpc::proto,
 };

@@ -3,7 +3,7 @@
 use sea_orm::{ActiveValue::Set, EntityTrait};
 use serde::Serialize;
 
-use super::{Revision, Tx, api_keys::reason_number, rows::audit_log};
+use super::{Revision, Tx, conversion::reason_number, rows::audit_log};
 use crate::domain::{
     Error, Result,
     audit_event::{Actor, AuditEvent, Change},

@@ -4,7 +4,7 @@ use sea_orm::{ActiveValue::Set, EntityTrait, QueryOrder};
 
 use super::{
     Store, Tx,
-    api_keys::bytes,
+    conversion::bytes,
     rows::{bootstrap, root_secret},
 };
 use crate::domain::{

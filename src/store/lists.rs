@@ -4,11 +4,7 @@ use sea_orm::{
     ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, sea_query::SimpleExpr,
 };
 
-use super::{
-    Store,
-    api_keys::{key_from_row, within},
-    rows::api_key,
-};
+use super::{Store, api_keys::within, conversion::key_from_row, rows::api_key};
 use crate::domain::{ApiKey, KeyId, Reach, Result, State, Time};
 
 /// Which keys a list shows.

@@ -11,6 +11,7 @@
 mod api_keys;
 mod audit;
 mod connect;
+mod conversion;
 mod deployment;
 mod failure;
 mod feed;

@@ -2,7 +2,7 @@
 
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, sea_query::Expr};
 
-use super::{Store, Tx, api_keys::bytes, rows::request_log};
+use super::{Store, Tx, conversion::bytes, rows::request_log};
 use crate::domain::{CredentialId, KeyId, Result, Time, root_secret::RootId};
 
 /// Whose `request_id` it is.

@@ -306,7 +306,7 @@ on_every_engine! {
         std::fs::remove_file(shell.folder.path().join("data/admin.key")).unwrap();
         story.push(shell.run(&["whoami"], "").await.shown());
         shell.write("data/admin.key", &service.admin);
-        shell.address = "http://127.0.0.1:1".to_owned();
+        shell.address = String::from("http://127.0.0.1:1");
         story.push(shell.run(&["whoami"], "").await.shown());
         insta::allow_duplicates! {
             insta::assert_snapshot!(story.join("\n\n"), @r#"
