@@ -24,6 +24,9 @@ use crate::domain::Error;
 /// When to come back if too many calls are in flight.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
+/// No call takes longer until its answer begins, or one that never ends its request would keep its place for ever.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// Wraps a service in [`Outer`].
 #[derive(Clone)]
 pub struct OuterLayer {
@@ -78,17 +81,13 @@ where
                 return Ok(refused);
             };
             let answer = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
-            let answer = match call.deadline {
-                None => Ok(answer.await),
-                Some(deadline) => tokio::time::timeout(deadline, answer).await,
-            };
-            let response = match answer {
+            let response = match tokio::time::timeout(call.deadline, answer).await {
                 Ok(Ok(Ok(response))) => call.completed(response),
                 Ok(Ok(Err(never))) => match never {},
                 Ok(Err(panic)) => after_panic(panic.as_ref()).into_http(),
                 Err(_late) => status::plain(
                     ErrorReason::DeadlinePassed,
-                    "the caller's deadline passed; a change that had begun runs to its end",
+                    "the deadline of the call passed; a change that had begun runs to its end",
                 )
                 .into_http(),
             };
@@ -102,7 +101,7 @@ where
 struct Call {
     path: String,
     peer: String,
-    deadline: Option<Duration>,
+    deadline: Duration,
 }
 
 impl Call {
@@ -113,7 +112,7 @@ impl Call {
             // Anyone can ask for any path, and one could hold a key string.
             path: request.uri().path().chars().take(64).collect(),
             peer: peer.map(|peer| peer.to_string()).unwrap_or_default(),
-            deadline: timeout.and_then(grpc_timeout).map(a_little_before),
+            deadline: timeout.and_then(grpc_timeout).map_or(LONGEST, a_little_before).min(LONGEST),
         }
     }
 
