@@ -20,8 +20,12 @@
 #[macro_use]
 mod harness;
 
+mod administrators;
+mod calls;
 mod cases;
 mod decisions;
+mod every_rpc;
 mod layers;
+mod rights;
 mod smoke;
 mod store_contract;
