@@ -1,24 +1,22 @@
 //! Every RPC of every service, tried with nothing, with each scope alone, from another merchant, and on a key that holds
 //! more than the caller. An RPC that is missing from the table here is a failure.
 
-use std::{collections::BTreeSet, future::Future, pin::Pin};
+mod table;
+
+use std::collections::BTreeSet;
 
 use claviger::{
     domain::scope,
-    grpc::proto::{self, DecisionCode, api_key_service_client::ApiKeyServiceClient},
+    grpc::proto::{self, DecisionCode},
 };
 use prost::Message;
-use prost_types::{FieldMask, FileDescriptorSet};
-use tonic::{
-    Code, Status,
-    metadata::MetadataValue,
-    service::{Interceptor, interceptor::InterceptedService},
-    transport::Channel,
-};
+use prost_types::FileDescriptorSet;
+use tonic::Code;
 
+use self::table::{About, Subject, table};
 use crate::{
     calls,
-    harness::{Engine, Service, key_of, reason},
+    harness::{Engine, Service},
 };
 
 /// RPCs that need no key, and why. This list may only shrink.
@@ -29,177 +27,10 @@ const OPEN: [(&str, &str); 4] = [
     ("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "as v1, for older clients"),
 ];
 
-type RawClient = ApiKeyServiceClient<InterceptedService<Channel, Authorization>>;
-type Answer = Pin<Box<dyn Future<Output = Result<String, Status>> + Send>>;
-
-/// One line of the table.
-struct Rpc {
-    path: &'static str,
-    /// The scope that allows it.
-    scope: &'static str,
-    /// What it is asked about.
-    about: About,
-    /// Makes the call and says what came of it, `OK` or a decision.
-    call: fn(RawClient, Subject) -> Answer,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum About {
-    /// The keys of a merchant, by the merchant's name.
-    Merchant,
-    /// A key, which is read.
-    Key,
-    /// A key, which is changed.
-    KeyToChange,
-    /// A key string.
-    KeyString,
-}
-
-#[derive(Clone)]
-struct Subject {
-    id: String,
-    key: String,
-    merchant: String,
-    /// What stands beside the id.
-    guard: String,
-}
-
-fn table() -> Vec<Rpc> {
-    vec![
-        Rpc {
-            path: "claviger.v1.ApiKeyService/Create",
-            scope: scope::KEYS_WRITE,
-            about: About::Merchant,
-            call: |mut client, on| {
-                Box::pin(async move {
-                    let api_key = Some(key_of(&on.merchant, &[]));
-                    client.create(proto::CreateRequest { api_key, ..Default::default() }).await.map(ok)
-                })
-            },
-        },
-        Rpc {
-            path: "claviger.v1.ApiKeyService/Get",
-            scope: scope::KEYS_READ,
-            about: About::Key,
-            call: |mut client, on| {
-                Box::pin(async move {
-                    client.get(proto::GetRequest { id: on.id, merchant_username: on.guard }).await.map(ok)
-                })
-            },
-        },
-        Rpc {
-            path: "claviger.v1.ApiKeyService/List",
-            scope: scope::KEYS_READ,
-            about: About::Merchant,
-            call: |mut client, on| {
-                Box::pin(async move {
-                    let request = proto::ListRequest { merchant_username: on.merchant.clone(), ..Default::default() };
-                    let listed = client.list(request).await?.into_inner().api_keys;
-                    assert!(listed.iter().all(|key| key.merchant_username == on.merchant));
-                    Ok("OK".to_owned())
-                })
-            },
-        },
-        Rpc {
-            path: "claviger.v1.ApiKeyService/Update",
-            scope: scope::KEYS_WRITE,
-            about: About::KeyToChange,
-            call: |mut client, on| {
-                Box::pin(async move {
-                    let api_key = Some(proto::ApiKey {
-                        id: on.id,
-                        merchant_username: on.guard,
-                        display_name: "changed".into(),
-                        ..Default::default()
-                    });
-                    let update_mask = Some(FieldMask { paths: vec!["display_name".into()] });
-                    client.update(proto::UpdateRequest { api_key, update_mask }).await.map(ok)
-                })
-            },
-        },
-        Rpc {
-            path: "claviger.v1.ApiKeyService/Delete",
-            scope: scope::KEYS_WRITE,
-            about: About::KeyToChange,
-            call: |mut client, on| {
-                Box::pin(async move {
-                    let request =
-                        proto::DeleteRequest { id: on.id, merchant_username: on.guard, ..Default::default() };
-                    client.delete(request).await.map(ok)
-                })
-            },
-        },
-        Rpc {
-            path: "claviger.v1.ApiKeyService/Rotate",
-            scope: scope::KEYS_WRITE,
-            about: About::KeyToChange,
-            call: |mut client, on| {
-                Box::pin(async move {
-                    let request =
-                        proto::RotateRequest { id: on.id, merchant_username: on.guard, ..Default::default() };
-                    client.rotate(request).await.map(ok)
-                })
-            },
-        },
-        Rpc {
-            path: "claviger.v1.ApiKeyService/Validate",
-            scope: scope::VALIDATE,
-            about: About::KeyString,
-            call: |mut client, on| {
-                Box::pin(async move {
-                    let answer =
-                        client.validate(proto::ValidateRequest { key: on.key, ..Default::default() }).await?.into_inner();
-                    if answer.code() == DecisionCode::NotFound {
-                        assert!(answer.key_id.is_empty() && answer.principal.is_none());
-                    }
-                    Ok(format!("{:?}", answer.code()))
-                })
-            },
-        },
-    ]
-}
-
-fn ok<T>(_: T) -> String {
-    "OK".to_owned()
-}
-
-impl Rpc {
-    /// Calls with these `authorization` headers and says what came of it in words.
-    async fn ask(&self, service: &Service, headers: &[String], subject: &Subject) -> String {
-        let client = ApiKeyServiceClient::with_interceptor(service.channel(), Authorization(headers.to_vec()));
-        match (self.call)(client, subject.clone()).await {
-            Ok(answer) => answer,
-            Err(status) => format!("{:?} {}", status.code(), reason(&status)),
-        }
-    }
-
-    async fn ask_as(&self, service: &Service, caller: &str, subject: &Subject) -> String {
-        self.ask(service, &[format!("Bearer {caller}")], subject).await
-    }
-
-    /// The answer to a caller who may.
-    fn granted(&self) -> &'static str {
-        if self.about == About::KeyString { "Valid" } else { "OK" }
-    }
-}
-
 /// A new key of `acme` that holds `scopes`, to be asked about.
 async fn subject(service: &Service, scopes: &[&str]) -> Subject {
     let made = service.make_for("acme", scopes).await;
     Subject { id: made.id, key: made.key, merchant: "acme".into(), guard: String::new() }
-}
-
-/// Puts any `authorization` headers on a call.
-#[derive(Clone)]
-struct Authorization(Vec<String>);
-
-impl Interceptor for Authorization {
-    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
-        for header in &self.0 {
-            request.metadata_mut().append("authorization", MetadataValue::try_from(header.as_str()).unwrap());
-        }
-        Ok(request)
-    }
 }
 
 #[test]
@@ -236,7 +67,7 @@ on_every_engine! {
             &[bearer.clone(), "Basic eDp5".into()],
             &["Bearer".into()],
             &["Bearer ".into()],
-            &[admin.clone()],
+            std::slice::from_ref(admin),
             &[format!("Basic {admin}")],
             &[format!("Bearer {admin}, Bearer {admin}")],
         ];

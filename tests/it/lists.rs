@@ -1,9 +1,6 @@
 //! List: pages by keyset, filters, tokens, and what a page never holds.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use claviger::{
     domain::scope,
@@ -17,8 +14,7 @@ use crate::{
     harness::{Client, Engine, Service, after_beginning, key_of, violations},
 };
 
-const STATES: [State; 5] =
-    [State::Active, State::Disabled, State::NotYetValid, State::Expired, State::Deleted];
+const STATES: [State; 5] = [State::Active, State::Disabled, State::NotYetValid, State::Expired, State::Deleted];
 
 async fn list(mut client: Client, request: proto::ListRequest) -> Result<proto::ListResponse, Status> {
     Ok(client.list(request).await?.into_inner())
@@ -177,7 +173,8 @@ on_every_engine! {
             };
             let from = "FROM api_key WHERE merchant_username = 'acme' AND display_name = ''";
             let columns_of_copy = columns.replace("display_name", "'copy'");
-            service.execute(&format!("INSERT INTO api_key (id, {columns}) SELECT {id}, {columns_of_copy} {from}")).await;
+            let copy = format!("INSERT INTO api_key (id, {columns}) SELECT {id}, {columns_of_copy} {from}");
+            assert_eq!(service.execute(&copy).await, 52);
         }
         assert_eq!(size(i32::MAX).await, (1_000, true));
         assert_eq!(size(1_000).await, (1_000, true));
@@ -224,9 +221,8 @@ on_every_engine! {
         let longer = format!("{page_token}00");
         let signed = page_token.replacen('0', "+", 4);
         for page_token in ["0", "00", "é", "+", " ", "key_0000000000000000000000", half, &longer, &upper, &signed] {
-            let page_token = page_token.to_owned();
-            let outcome = list(service.client(&reader), proto::ListRequest { page_token: page_token.clone(), ..next() }).await;
-            assert!(outcome.is_err(), "{page_token}");
+            let request = proto::ListRequest { page_token: page_token.to_owned(), ..next() };
+            assert!(list(service.client(&reader), request).await.is_err(), "{page_token}");
         }
         let leaking = proto::ListRequest { page_token: service.admin.clone(), ..next() };
         insta::assert_snapshot!(refusal(list(service.client(&reader), leaking).await), @"InvalidArgument FIELDS_INVALID: page_token holds a key string, which belongs into no field but `key`; treat that key as leaked");
@@ -251,7 +247,7 @@ on_every_engine! {
             display_name: "w".repeat(63),
             allowed_ips: (0x1000..0x1064).map(|number| block("aaaa", number)).collect(),
             denied_ips: (0x1000..0x1064).map(|number| block("bbbb", number)).collect(),
-            labels: (10..26).map(|number| (format!("{number}{}", "k".repeat(61)), "v".repeat(63))).collect::<BTreeMap<_, _>>(),
+            labels: (10..26).map(|n| (format!("{n}{}", "k".repeat(61)), "v".repeat(63))).collect(),
             scopes: (10..74).map(|number| format!("{number}{}", "s".repeat(62))).collect(),
             ..key_of("acme", &[])
         };

@@ -64,7 +64,8 @@ on_every_engine! {
             let outcome = update(service.client(&writer), &target.id, &["scopes"], with_scopes(&[wanted])).await;
             assert_eq!(refused_for(outcome), "RESERVED_SCOPE_NOT_HELD", "{wanted}");
         }
-        let outcome = create(&service, &writer, key_of("acme", &[scope::ADMIN, "payments:read", scope::KEYS_READ])).await;
+        let several = key_of("acme", &[scope::ADMIN, "payments:read", scope::KEYS_READ]);
+        let outcome = create(&service, &writer, several).await;
         insta::assert_snapshot!(refusal(outcome), @"PermissionDenied RESERVED_SCOPE_NOT_HELD: only a caller that holds these scopes itself may grant them or change a key that has them: claviger:admin claviger:keys.read");
         // A right that was once granted cannot be taken away by somebody who does not hold it.
         let holder = service.make_for("acme", &[scope::KEYS_READ]).await;
@@ -114,7 +115,8 @@ on_every_engine! {
         change("disabled", proto::ApiKey::default()).await.unwrap();
         assert!(ask().await.is_ok());
 
-        change("allowed_ips", proto::ApiKey { allowed_ips: vec!["192.0.2.1".into()], ..Default::default() }).await.unwrap();
+        let elsewhere = proto::ApiKey { allowed_ips: vec!["192.0.2.1".into()], ..Default::default() };
+        change("allowed_ips", elsewhere).await.unwrap();
         insta::assert_snapshot!(refusal(ask().await), @"PermissionDenied PEER_NOT_ALLOWED: the caller's key may not be used from the address of this connection");
         change("allowed_ips", proto::ApiKey::default()).await.unwrap();
         assert!(ask().await.is_ok());
