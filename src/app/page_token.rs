@@ -41,12 +41,7 @@ impl App {
         let open = || {
             let (root, hex) = token.split_at_checked(1)?;
             let Found::Mounted(root) = ring.find(RootId::new(root.chars().next()?)?) else { return None };
-            let sealed: Option<Vec<u8>> = hex
-                .as_bytes()
-                .chunks(2)
-                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-                .collect();
-            let plain = sealed::open(root.page_token_key(), &context(caller, query), &sealed?)?;
+            let plain = sealed::open(root.page_token_key(), &context(caller, query), &bytes(hex)?)?;
             let (time, id) = plain.split_first_chunk::<8>()?;
             Some(Position {
                 create_time: Time::from_micros(i64::from_be_bytes(*time)),
@@ -61,6 +56,15 @@ impl App {
             )
         })
     }
+}
+
+/// The bytes that lower-case hexadecimal digits stand for. A token has one spelling.
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+    let digit =
+        |b: u8| char::from(b).to_digit(16).filter(|_| !b.is_ascii_uppercase()).and_then(|d| u8::try_from(d).ok());
+    let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
 /// The caller and everything about the query but the size of its pages.

@@ -20,9 +20,19 @@
 #[macro_use]
 mod harness;
 
+mod administrators;
+mod calls;
 mod cases;
 mod cli;
 mod decisions;
+mod error_reasons;
+mod every_rpc;
 mod layers;
+mod lists;
+mod races;
+mod request_ids;
+mod rights;
 mod smoke;
 mod store_contract;
+mod update_times;
+mod updates;

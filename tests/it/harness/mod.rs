@@ -61,19 +61,27 @@ macro_rules! on_every_engine {
             $(#[doc = $doc])*
             async fn promise($service: $what) $body
 
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sqlite() {
-                promise($what::start(Engine::Sqlite).await.unwrap()).await;
+            #[test]
+            fn sqlite() {
+                crate::harness::run(async { promise($what::start(Engine::Sqlite).await.unwrap()).await });
             }
 
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                if let Some(started) = $what::start(Engine::Postgres).await {
-                    promise(started).await;
-                }
+            #[test]
+            fn postgres() {
+                crate::harness::run(async {
+                    if let Some(started) = $what::start(Engine::Postgres).await {
+                        promise(started).await;
+                    }
+                });
             }
         }
     };
+}
+
+/// Runs a promise to its end. The engines share its snapshots: what people read is the same on all.
+pub fn run(promise: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    insta::allow_duplicates! { runtime.block_on(promise) }
 }
 
 /// A database of one test's own.
