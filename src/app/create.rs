@@ -75,7 +75,7 @@ impl App {
     /// Makes the values of a new key, without storing any.
     pub(super) async fn mint(&self, new: NewKey, merchant: Merchant) -> Result<(ApiKey, Credential, Arc<KeyString>)> {
         let ring = self.ring().await;
-        let shown = self.settings.key_format.mint(ring.active(), &mut SysRng).map_err(Error::fault)?;
+        let shown = self.settings.key_format.mint(ring.active()?, &mut SysRng).map_err(Error::fault)?;
         self.dress(new, merchant, shown).await
     }
 
@@ -92,7 +92,7 @@ impl App {
         let credential_id = shown.credential_id();
         let phc = self.hash(&shown, Owner::new(id, credential_id, &merchant), &ring).await?;
         let mut credential = Credential::new(credential_id, shown.root(), self.settings.profile, phc, now);
-        credential.pepper_root = Some(ring.active().id());
+        credential.pepper_root = Some(ring.active()?.id());
         let key = ApiKey {
             id,
             merchant,

@@ -22,7 +22,7 @@ impl App {
         position: Position,
     ) -> Result<String> {
         let ring = self.ring().await;
-        let root = ring.active();
+        let root = ring.active()?;
         let mut plain = position.create_time.micros().to_be_bytes().to_vec();
         plain.extend_from_slice(position.id.as_bytes());
         let sealed = sealed::seal(root.page_token_key(), &context(caller, query), &plain, &mut SysRng);

@@ -106,7 +106,9 @@ impl App {
             Found::Unknown => return Err(poisoned("pepper_root")),
         }
         let wanted = self.settings.profile;
-        let outdated = profile != wanted || !stored.is_of(wanted) || pepper_root != ring.active().id();
+        // What cannot be hashed anew here stays as it is.
+        let outdated =
+            ring.active().is_ok_and(|active| profile != wanted || !stored.is_of(wanted) || pepper_root != active.id());
         let matches = self
             .hashing
             .run({
@@ -137,7 +139,7 @@ impl App {
         self.mutations.spawn(async move {
             let renewed = async {
                 let phc = app.hash(&shown, owner, &ring).await?;
-                let new = Credential::new(old.id, ring.active().id(), app.settings.profile, phc, old.create_time);
+                let new = Credential::new(old.id, ring.active()?.id(), app.settings.profile, phc, old.create_time);
                 app.store.credential_renew_hash(old.id, &old.phc, &new).await?;
                 let digest = app.proofs.digest(&shown, &new.phc, &owner);
                 app.proofs.proved.insert(digest, ()).await;
@@ -154,8 +156,10 @@ impl App {
         let salt = Self::random_bytes::<SALT_LENGTH>()?;
         let (key, ring, profile) = (Arc::clone(key), Arc::clone(ring), self.settings.profile);
         self.hashing
-            .run(move |hasher, memory| hasher.hash(&key, &owner, ring.active(), profile, salt, memory))
+            .run(move |hasher, memory| {
+                let hashed = hasher.hash(&key, &owner, ring.active()?, profile, salt, memory);
+                hashed.map_err(|_| Error::fault("argon2 refuses the cost of our own profile"))
+            })
             .await?
-            .map_err(|_| Error::fault("argon2 refuses the cost of our own profile"))
     }
 }

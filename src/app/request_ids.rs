@@ -116,7 +116,7 @@ impl App {
         now: Time,
     ) -> Result<()> {
         let ring = self.ring().await;
-        let root = ring.active();
+        let root = ring.active()?;
         let mut replay = Replay {
             fingerprint,
             key_id: api_key.id,

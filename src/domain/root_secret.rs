@@ -10,6 +10,8 @@ use hmac::{Hmac, KeyInit};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::error::{Error, Result, Unavailable};
+
 /// 32 secret bytes, wiped when dropped.
 pub type Key = Zeroizing<[u8; 32]>;
 
@@ -167,10 +169,12 @@ pub enum Found<'a> {
 impl KeyRing {
     /// Puts the ring together; none unless exactly one root secret is active, and it is mounted.
     pub fn new(mounted: Vec<RootSecret>, states: BTreeMap<RootId, RootState>) -> Option<Self> {
-        Self::of(Arc::new(mounted.into_iter().map(|root| (root.id, root)).collect()), states)
+        let mounted = mounted.into_iter().map(|root| (root.id, root)).collect();
+        Self::of(Arc::new(mounted), states).filter(|ring| ring.active().is_ok())
     }
 
-    /// The same mounted root secrets with what the database says of them now; none as for [`KeyRing::new`].
+    /// The same mounted root secrets with what the database says of them now; none unless exactly one is active. If that
+    /// one is not mounted here, nothing new can be made, but all else is judged as the deployment wants it now.
     pub fn renewed(&self, states: BTreeMap<RootId, RootState>) -> Option<Self> {
         Self::of(Arc::clone(&self.mounted), states)
     }
@@ -178,7 +182,7 @@ impl KeyRing {
     fn of(mounted: Arc<BTreeMap<RootId, RootSecret>>, states: BTreeMap<RootId, RootState>) -> Option<Self> {
         let mut active = states.iter().filter(|(_, state)| **state == RootState::Active).map(|(id, _)| *id);
         match (active.next(), active.next()) {
-            (Some(active), None) if mounted.contains_key(&active) => Some(Self { mounted, states, active }),
+            (Some(active), None) => Some(Self { mounted, states, active }),
             _ => None,
         }
     }
@@ -193,8 +197,12 @@ impl KeyRing {
     }
 
     /// The one that new secrets are made under.
-    pub fn active(&self) -> &RootSecret {
-        &self.mounted[&self.active]
+    ///
+    /// # Errors
+    /// `Unavailable` if it is not mounted here.
+    pub fn active(&self) -> Result<&RootSecret> {
+        let active = self.mounted.get(&self.active);
+        active.ok_or(Error::Unavailable(Unavailable::RootSecret(self.active.as_char())))
     }
 }
 
@@ -237,5 +245,17 @@ mod tests {
         assert!(matches!(ring.find(id('b')), Found::NotMounted));
         assert!(matches!(ring.find(id('c')), Found::Unknown));
         assert!(matches!(ring.find(id('d')), Found::Unknown));
+    }
+
+    #[test]
+    fn a_ring_follows_the_deployment_although_the_active_one_is_not_mounted() {
+        let id = |c| RootId::new(c).unwrap();
+        let ring = KeyRing::new(vec![root('a', 1)], [(id('a'), RootState::Active)].into()).unwrap();
+        let states = [(id('a'), RootState::Accepted), (id('b'), RootState::Active)];
+        let renewed = ring.renewed(states.into()).unwrap();
+        assert!(matches!(renewed.find(id('a')), Found::Mounted(_)));
+        assert!(matches!(renewed.find(id('b')), Found::NotMounted));
+        assert!(renewed.active().is_err());
+        assert!(KeyRing::new(vec![root('a', 1)], states.into()).is_none());
     }
 }
