@@ -40,9 +40,11 @@ impl Proofs {
         Ok(Self { key: Hmac::new(&key.into()), proved: Cache::new(most) })
     }
 
-    fn digest(&self, key: &KeyString, phc: &str, owner: &Owner) -> Digest {
+    fn digest(&self, key: &KeyString, credential: &Credential, owner: &Owner) -> Digest {
         let mut mac = self.key.clone();
-        for part in [key.reveal().as_bytes(), phc.as_bytes(), owner.as_bytes()] {
+        let pepper = credential.pepper_root.map(|root| root.to_string()).unwrap_or_default();
+        let Credential { phc, profile, .. } = credential;
+        for part in [key.reveal().as_bytes(), phc.as_bytes(), profile.as_bytes(), pepper.as_bytes(), owner.as_bytes()] {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
@@ -70,7 +72,7 @@ impl App {
         key: &ApiKey,
     ) -> Result<bool> {
         let owner = Owner::new(key.id, credential.id, &key.merchant);
-        let digest = self.proofs.digest(shown, &credential.phc, &owner);
+        let digest = self.proofs.digest(shown, credential, &owner);
         let proving = self.run_proof(shown, credential, key, owner);
         let failed = match self.proofs.proved.try_get_with(digest, proving).await {
             Ok(()) => return Ok(true),
@@ -141,7 +143,7 @@ impl App {
                 let phc = app.hash(&shown, owner, &ring).await?;
                 let new = Credential::new(old.id, ring.active()?.id(), app.settings.profile, phc, old.create_time);
                 app.store.credential_renew_hash(old.id, &old.phc, &new).await?;
-                let digest = app.proofs.digest(&shown, &new.phc, &owner);
+                let digest = app.proofs.digest(&shown, &new, &owner);
                 app.proofs.proved.insert(digest, ()).await;
                 Ok::<_, Error>(())
             };
