@@ -16,4 +16,14 @@
 #[macro_use]
 mod harness;
 
+mod binary;
+mod binary_bootstrap;
+mod binary_shutdown;
+mod neighbour;
+mod neighbour_health;
+mod operation;
+mod operation_embedded;
+mod operation_root_secrets;
+mod operation_start;
+mod secrets;
 mod smoke;
