@@ -177,8 +177,13 @@ fn random_name() -> Result<String, LaunchError> {
 
 /// An error with its causes, for the terminal of whoever started the program. The address of the database is not in it.
 fn told(doing: &str, error: &Error) -> LaunchError {
-    let mut text = format!("{doing}: {error}");
-    let mut next = std::error::Error::source(error);
+    // What a caller is told of a fault, that the log tells more, is of no use in the log.
+    let first: &dyn std::error::Error = match error {
+        Error::Fault(cause) => cause.as_ref(),
+        error => error,
+    };
+    let mut text = format!("{doing}: {first}");
+    let mut next = first.source();
     let mut last = String::new();
     while let Some(cause) = next {
         let cause_text = cause.to_string();

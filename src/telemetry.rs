@@ -5,7 +5,13 @@ use std::{
     panic,
 };
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter,
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::config::LogSettings;
 
@@ -17,12 +23,12 @@ const DISCREET: [&str; 8] = ["h2", "hyper", "hyper_util", "tower", "tonic", "sql
 /// # Errors
 /// If something in this process logs already.
 pub fn begin(settings: &LogSettings) -> Result<(), String> {
-    let mut filter = EnvFilter::try_new(&settings.filter).map_err(|error| error.to_string())?;
-    for library in DISCREET {
-        let directive = format!("{library}=info").parse();
-        filter = filter.add_directive(directive.map_err(|error| format!("{error}"))?);
-    }
-    let registry = tracing_subscriber::registry().with(filter);
+    let filter = EnvFilter::try_new(&settings.filter).map_err(|error| error.to_string())?;
+    // A filter of its own: a directive in the other one would give way to a finer one such as `h2::codec=trace`.
+    let discreet = Targets::new()
+        .with_default(LevelFilter::TRACE)
+        .with_targets(DISCREET.map(|library| (library, LevelFilter::INFO)));
+    let registry = tracing_subscriber::registry().with(filter).with(discreet);
     let begun = if settings.json {
         registry.with(fmt::layer().json().flatten_event(true).with_writer(stderr)).try_init()
     } else {

@@ -19,7 +19,7 @@ use crate::{
         error::{Poisoned, Unavailable},
         key_string::KeyString,
         root_secret::{Found, KeyRing, RootId},
-        secret_hash::{Hasher, Memory, Owner, Profile, SALT_LENGTH, StoredHash},
+        secret_hash::{Owner, Profile, SALT_LENGTH, StoredHash},
     },
     store::Credential,
 };
@@ -40,9 +40,11 @@ impl Proofs {
         Ok(Self { key: Hmac::new(&key.into()), proved: Cache::new(most) })
     }
 
-    fn digest(&self, key: &KeyString, phc: &str, owner: &Owner) -> Digest {
+    fn digest(&self, key: &KeyString, credential: &Credential, owner: &Owner) -> Digest {
         let mut mac = self.key.clone();
-        for part in [key.reveal().as_bytes(), phc.as_bytes(), owner.as_bytes()] {
+        let pepper = credential.pepper_root.map(|root| root.to_string()).unwrap_or_default();
+        let Credential { phc, profile, .. } = credential;
+        for part in [key.reveal().as_bytes(), phc.as_bytes(), profile.as_bytes(), pepper.as_bytes(), owner.as_bytes()] {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
@@ -70,7 +72,7 @@ impl App {
         key: &ApiKey,
     ) -> Result<bool> {
         let owner = Owner::new(key.id, credential.id, &key.merchant);
-        let digest = self.proofs.digest(shown, &credential.phc, &owner);
+        let digest = self.proofs.digest(shown, credential, &owner);
         let proving = self.run_proof(shown, credential, key, owner);
         let failed = match self.proofs.proved.try_get_with(digest, proving).await {
             Ok(()) => return Ok(true),
@@ -106,9 +108,9 @@ impl App {
             Found::Unknown => return Err(poisoned("pepper_root")),
         }
         let wanted = self.settings.profile;
-        // Where the active root secret is missing a renewal would fail; it is done where it is mounted.
-        let to_renew = ring.active().is_ok_and(|active| active.id() != pepper_root);
-        let outdated = profile != wanted || !stored.is_of(wanted) || to_renew;
+        // What cannot be hashed anew here stays as it is.
+        let outdated =
+            ring.active().is_ok_and(|active| profile != wanted || !stored.is_of(wanted) || pepper_root != active.id());
         let matches = self
             .hashing
             .run({
@@ -141,7 +143,7 @@ impl App {
                 let phc = app.hash(&shown, owner, &ring).await?;
                 let new = Credential::new(old.id, ring.active()?.id(), app.settings.profile, phc, old.create_time);
                 app.store.credential_renew_hash(old.id, &old.phc, &new).await?;
-                let digest = app.proofs.digest(&shown, &new.phc, &owner);
+                let digest = app.proofs.digest(&shown, &new, &owner);
                 app.proofs.proved.insert(digest, ()).await;
                 Ok::<_, Error>(())
             };
@@ -155,11 +157,11 @@ impl App {
     pub(super) async fn hash(&self, key: &Arc<KeyString>, owner: Owner, ring: &Arc<KeyRing>) -> Result<String> {
         let salt = Self::random_bytes::<SALT_LENGTH>()?;
         let (key, ring, profile) = (Arc::clone(key), Arc::clone(ring), self.settings.profile);
-        let hash = move |hasher: &Hasher, memory: &mut Memory| {
-            let root = ring.active()?;
-            let phc = hasher.hash(&key, &owner, root, profile, salt, memory);
-            phc.map_err(|_| Error::fault("argon2 refuses the cost of our own profile"))
-        };
-        self.hashing.run(hash).await?
+        self.hashing
+            .run(move |hasher, memory| {
+                let hashed = hasher.hash(&key, &owner, ring.active()?, profile, salt, memory);
+                hashed.map_err(|_| Error::fault("argon2 refuses the cost of our own profile"))
+            })
+            .await?
     }
 }

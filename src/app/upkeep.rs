@@ -67,9 +67,9 @@ impl App {
         let states = start::states(&self.store.root_secret_list().await?);
         let mut ring = self.ring.write().await;
         let renewed = ring.renewed(states);
-        *ring = Arc::new(
-            renewed.ok_or_else(|| Error::fault("the database names no root secret, or several, as the active one"))?,
-        );
-        Ok(())
+        let renewed =
+            renewed.ok_or_else(|| Error::fault("the database names no root secret, or several, as the active one"))?;
+        *ring = Arc::new(renewed);
+        ring.active().map(drop)
     }
 }

@@ -61,12 +61,16 @@ pub async fn migrate(args: SettingsArgs) -> Exit {
         Ok((settings, _)) => settings,
         Err(exit) => return exit,
     };
-    match launch::open_store(&settings).await {
-        Ok(_) => {
+    let migrated = async {
+        let (store, _lock) = launch::open_store(&settings).await.map_err(|error| error.to_string())?;
+        store.close().await.map_err(|error| error.to_string())
+    };
+    match migrated.await {
+        Ok(()) => {
             tracing::info!(version = crate::migrations::VERSION, "the schema is up to date");
             Exit::Done
         }
-        Err(error) => fail(&error.to_string(), Exit::Fault),
+        Err(what) => fail(&what, Exit::Fault),
     }
 }
 

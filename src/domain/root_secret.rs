@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::error::{Error, Unavailable};
+use super::error::{Error, Result, Unavailable};
 
 /// 32 secret bytes, wiped when dropped.
 pub type Key = Zeroizing<[u8; 32]>;
@@ -169,10 +169,12 @@ pub enum Found<'a> {
 impl KeyRing {
     /// Puts the ring together; none unless exactly one root secret is active.
     pub fn new(mounted: Vec<RootSecret>, states: BTreeMap<RootId, RootState>) -> Option<Self> {
-        Self::of(Arc::new(mounted.into_iter().map(|root| (root.id, root)).collect()), states)
+        let mounted = mounted.into_iter().map(|root| (root.id, root)).collect();
+        Self::of(Arc::new(mounted), states).filter(|ring| ring.active().is_ok())
     }
 
-    /// The same mounted root secrets with what the database says of them now; none as for [`KeyRing::new`].
+    /// The same mounted root secrets with what the database says of them now; none unless exactly one is active. If that
+    /// one is not mounted here, nothing new can be made, but all else is judged as the deployment wants it now.
     pub fn renewed(&self, states: BTreeMap<RootId, RootState>) -> Option<Self> {
         Self::of(Arc::clone(&self.mounted), states)
     }
@@ -197,10 +199,10 @@ impl KeyRing {
     /// The one that new secrets are made under.
     ///
     /// # Errors
-    /// [`Unavailable::RootSecret`] if it was activated elsewhere and is not mounted here.
-    pub fn active(&self) -> Result<&RootSecret, Error> {
-        let missing = Error::Unavailable(Unavailable::RootSecret(self.active.as_char()));
-        self.mounted.get(&self.active).ok_or(missing)
+    /// `Unavailable` if it is not mounted here.
+    pub fn active(&self) -> Result<&RootSecret> {
+        let active = self.mounted.get(&self.active);
+        active.ok_or(Error::Unavailable(Unavailable::RootSecret(self.active.as_char())))
     }
 }
 
@@ -247,14 +249,15 @@ mod tests {
     }
 
     #[test]
-    fn a_root_secret_that_was_activated_elsewhere_is_missed_only_where_it_is_needed() {
+    fn a_ring_follows_the_deployment_although_the_active_one_is_not_mounted() {
         let id = |c| RootId::new(c).unwrap();
-        let states = |a, b| [(id('a'), a), (id('b'), b)].into();
-        let ring = KeyRing::new(vec![root('a', 1)], states(RootState::Active, RootState::Accepted)).unwrap();
-        let ring = ring.renewed(states(RootState::Accepted, RootState::Active)).unwrap();
-        assert!(matches!(ring.find(id('a')), Found::Mounted(_)));
-        assert!(matches!(ring.active(), Err(Error::Unavailable(Unavailable::RootSecret('b')))));
-        assert!(ring.renewed(states(RootState::Active, RootState::Active)).is_none());
-        assert!(ring.renewed(states(RootState::Removed, RootState::Accepted)).is_none());
+        let ring = KeyRing::new(vec![root('a', 1)], [(id('a'), RootState::Active)].into()).unwrap();
+        let states = [(id('a'), RootState::Accepted), (id('b'), RootState::Active)];
+        let renewed = ring.renewed(states.into()).unwrap();
+        assert!(matches!(renewed.find(id('a')), Found::Mounted(_)));
+        assert!(matches!(renewed.find(id('b')), Found::NotMounted));
+        assert!(renewed.active().is_err());
+        assert!(KeyRing::new(vec![root('a', 1)], states.into()).is_none());
+        assert!(ring.renewed([(id('a'), RootState::Active), (id('b'), RootState::Active)].into()).is_none());
     }
 }

@@ -11,7 +11,10 @@ use std::{
 
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection,
-    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+    sqlx::{
+        Connection as _,
+        sqlite::{SqliteJournalMode, SqliteSynchronous},
+    },
 };
 
 use super::{Engine, Store, failure};
@@ -129,6 +132,18 @@ fn sqlite(path: &Path, connections: u32, options: Options, read_only: bool) -> C
             .foreign_keys(true);
         if read_only { sqlite.pragma("query_only", "on") } else { sqlite }
     });
+    if !read_only {
+        // After a COMMIT that failed, SQLite has rolled back by itself, but the driver counts the transaction as open: the
+        // next one would be a savepoint in it, whose end commits nothing. The ping waits for what the driver still has to do.
+        out.map_sqlx_sqlite_pool_opts(|pool| {
+            pool.after_release(|connection, _| {
+                Box::pin(async move {
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            })
+        });
+    }
     out
 }
 

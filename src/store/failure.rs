@@ -16,7 +16,8 @@ pub(super) fn of(error: DbErr) -> Error {
 /// Turns the error of a commit into one of ours: unless the database said that it rolled back, nobody knows.
 pub(super) fn of_commit(error: DbErr) -> Error {
     let rolled_back = database_code(&error).is_some_and(|code| match code {
-        Code::Sqlite(code) => code & 0xFF != SQLITE_IOERR,
+        // A write that failed left the log without its commit mark; after any other such error it may be there.
+        Code::Sqlite(code) => code == SQLITE_IOERR_WRITE || code & 0xFF != SQLITE_IOERR,
         // Rollback (40), broken constraint (23), already failed (25).
         Code::Postgres(state) => ["40", "23", "25"].iter().any(|class| state.starts_with(class)),
     });
@@ -40,6 +41,7 @@ enum Code {
 const SQLITE_BUSY: u32 = 5;
 const SQLITE_LOCKED: u32 = 6;
 const SQLITE_IOERR: u32 = 10;
+const SQLITE_IOERR_WRITE: u32 = 778;
 /// Read-only, interrupted, input/output, corrupt, full, cannot open, not a database.
 const SQLITE_AWAY: [u32; 7] = [8, 9, SQLITE_IOERR, 11, 13, 14, 26];
 /// A primary key or unique value was there already.
@@ -61,8 +63,11 @@ fn meaning(error: &DbErr) -> Meaning {
             // Serialisation, deadlock, lock time-out, idle in transaction, unique value.
             "40001" | "40P01" | "55P03" | "25P03" | "23505" => Meaning::Contended,
             // Connection, resources, intervention, system, internal; read-only after a fail-over; no such database or
-            // login, which an operator will put right.
-            _ if ["08", "53", "57", "58", "XX", "25006", "3D", "28"].iter().any(|class| state.starts_with(class)) => {
+            // login, or one that lets nobody in, which an operator will put right.
+            _ if ["08", "53", "57", "58", "XX", "25006", "3D", "28", "55000"]
+                .iter()
+                .any(|class| state.starts_with(class)) =>
+            {
                 Meaning::Unavailable
             }
             _ => Meaning::Fault,

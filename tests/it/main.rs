@@ -21,6 +21,9 @@
 mod harness;
 
 mod administrators;
+mod binary;
+mod binary_bootstrap;
+mod binary_shutdown;
 mod calls;
 mod cases;
 mod cli;
@@ -29,9 +32,16 @@ mod error_reasons;
 mod every_rpc;
 mod layers;
 mod lists;
+mod neighbour;
+mod neighbour_health;
+mod operation;
+mod operation_embedded;
+mod operation_root_secrets;
+mod operation_start;
 mod races;
 mod request_ids;
 mod rights;
+mod secrets;
 mod smoke;
 mod store_contract;
 mod update_times;

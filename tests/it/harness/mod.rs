@@ -1,6 +1,9 @@
 //! The real service on a real socket and a real database, for one test.
 
+pub mod dump;
 pub mod postgres;
+pub mod process;
+pub mod raw;
 
 use std::{
     io::Write as _,

@@ -1,0 +1,41 @@
+//! A call put together by hand, for what no honest client sends.
+
+use std::net::SocketAddr;
+
+use h2::client;
+use prost::bytes::{BufMut, Bytes, BytesMut};
+use tokio::net::TcpStream;
+use tonic::{Code, Status};
+
+/// Calls `path` with these headers and one message of these bytes, and gives the status of the answer. There is no timer
+/// on this side.
+pub async fn call(address: SocketAddr, path: &str, headers: &[(&str, &str)], message: &[u8]) -> Status {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let mut request = http::Request::post(format!("http://{address}{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let (answer, mut body) = sender.ready().await.unwrap().send_request(request.body(()).unwrap(), false).unwrap();
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(message.len()).unwrap());
+    frame.put_slice(message);
+    // A server that has refused already takes no more of it.
+    drop(body.send_data(Bytes::from(frame), true));
+    let answer = answer.await.unwrap();
+    let from_headers = Status::from_header_map(answer.headers());
+    let mut body = answer.into_body();
+    while let Some(chunk) = body.data().await {
+        let length = chunk.unwrap().len();
+        body.flow_control().release_capacity(length).unwrap();
+    }
+    let trailers = body.trailers().await.unwrap();
+    driver.abort();
+    from_headers
+        .or_else(|| Status::from_header_map(&trailers?))
+        .unwrap_or_else(|| Status::new(Code::Unknown, "the answer has no status"))
+}
