@@ -112,7 +112,7 @@ on_every_engine! {
             let request = proto::GetRequest { id: id.clone(), ..Default::default() };
             async move { client.get(request).await }
         };
-        service.clock.advance(Duration::from_secs(30 * 24 * 60 * 60) - Duration::from_micros(1));
+        service.clock.advance(Duration::from_hours(30 * 24) - Duration::from_micros(1));
         service.app.upkeep().await.unwrap();
         assert!(get().await.is_ok());
         assert_eq!(service.decision(&made.key).await, DecisionCode::Deleted);
@@ -144,7 +144,7 @@ on_every_engine! {
         let made = service.admin().create(request.clone()).await.unwrap().into_inner();
         let by_hand = service.database.by_hand().await;
         let sealed = "SELECT count(*) AS n FROM request_log WHERE sealed IS NOT NULL";
-        service.clock.advance(Duration::from_secs(15 * 60) - Duration::from_micros(1));
+        service.clock.advance(Duration::from_mins(15) - Duration::from_micros(1));
         service.app.upkeep().await.unwrap();
         assert_eq!(number(&by_hand, sealed).await, 1);
         let again = service.admin().create(request.clone()).await.unwrap().into_inner();

@@ -11,7 +11,7 @@ pub async fn dump(database: &DatabaseConnection) -> String {
     };
     let mut out = String::new();
     for table in texts(database, names).await {
-        out.push_str(&format!("== {table}\n"));
+        out.extend(["== ", &table, "\n"]);
         let rows = match backend {
             DbBackend::Sqlite => {
                 let columns = texts(database, &format!("SELECT name AS n FROM pragma_table_info('{table}')")).await;
@@ -43,6 +43,6 @@ pub async fn number(database: &DatabaseConnection, query: &str) -> i64 {
 
 /// Whether `dump` holds `needle`, as text or in hexadecimal digits.
 pub fn holds(dump: &str, needle: &str) -> bool {
-    let hexadecimal: String = needle.bytes().map(|byte| format!("{byte:02x}")).collect();
-    dump.contains(needle) || dump.to_ascii_lowercase().contains(&hexadecimal)
+    let hexadecimal: Vec<String> = needle.bytes().map(|byte| format!("{byte:02x}")).collect();
+    dump.contains(needle) || dump.to_ascii_lowercase().contains(&hexadecimal.concat())
 }

@@ -21,7 +21,7 @@ use super::{Bearer, Client};
 pub const BINARY: &str = env!("CARGO_BIN_EXE_claviger");
 
 /// How long a test waits for what has to come: long, for machines that are very busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The binary, yet to be started.
 pub struct Program {
@@ -94,8 +94,10 @@ impl Program {
         let stderr = Output::of(child.stderr.take().unwrap());
         let pid = child.id();
         let (tell, ended) = mpsc::channel();
-        // A test that has failed listens no more.
-        thread::spawn(move || drop(tell.send(child.wait().unwrap())));
+        thread::spawn(move || {
+            // A test that has failed listens no more.
+            let _ = tell.send(child.wait().unwrap());
+        });
         Running { folder: self.folder, pid, stdout, stderr, ended, reaped: false }
     }
 
@@ -199,7 +201,7 @@ fn without_port(line: &str) -> String {
         let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let port = &part[..digits];
         let shown = if ["50051", "50052"].contains(&port) { port } else { "PORT" };
-        out.push_str(&format!("127.0.0.1:{shown}{}", &part[digits..]));
+        out.extend(["127.0.0.1:", shown, &part[digits..]]);
     }
     out
 }
