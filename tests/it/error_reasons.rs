@@ -259,7 +259,7 @@ on_every_engine! {
         DatabaseUnavailable: the database does not answer; nothing was changed
         RootSecretNotMounted: the root secret `1` is in use but not mounted on this replica
         Overloaded: too much work is waiting; try again after the given delay
-        DeadlinePassed: the caller's deadline passed; a change that had begun runs to its end
+        DeadlinePassed: the deadline of the call passed; a change that had begun runs to its end
         CallerUndecided: the caller's own key cannot be judged now
         RecordPoisoned: the stored scopes of <id> cannot be read; this key is refused until it is repaired
         InternalFault: a fault inside Claviger; its log tells more

@@ -275,7 +275,7 @@ on_every_engine! {
         request_id: has 15 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
         request_id: has 65 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
         request_id: has 18 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
-        request_id: has 16 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
+        request_id: has 18 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
         request_id: has 17 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
         request_id: has 19 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
         ");
