@@ -74,7 +74,7 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "NUMBER", env = "CLAVIGER_MAX_CALLS", hide_env_values = true)]
     max_calls: Option<String>,
 
-    /// How long a shutdown waits for calls that have begun, 1s to 10m [default: 20s]
+    /// How long a shutdown waits for connections to end, 1s to 10m [default: 15s]
     #[arg(long, value_name = "DURATION", env = "CLAVIGER_DRAIN_TIMEOUT", hide_env_values = true)]
     drain_timeout: Option<String>,
 
@@ -191,9 +191,9 @@ impl SettingsArgs {
             reader.read("CLAVIGER_DATABASE_CONNECTIONS", connections, 8, |text| number(text, 2, 200));
         let max_calls =
             reader.read("CLAVIGER_MAX_CALLS", self.max_calls.as_ref(), 2048, |text| number(text, 1, 100_000));
-        let drain = Duration::from_secs(20);
+        let drain = Duration::from_secs(15);
         let drain_timeout = reader.read("CLAVIGER_DRAIN_TIMEOUT", self.drain_timeout.as_ref(), drain, |text| {
-            duration(text, Duration::from_secs(1), Duration::from_secs(600), "20s, from 1s to 10m")
+            duration(text, Duration::from_secs(1), Duration::from_secs(600), "15s, from 1s to 10m")
         });
         let reflection = reader.read("CLAVIGER_REFLECTION", self.reflection.as_ref(), is_embedded, |text| match text {
             "on" => Ok(true),
@@ -359,7 +359,7 @@ mod tests {
           CLAVIGER_PURGE_AFTER `5 parsecs` is no duration such as 30d, from 1h to 3650d
           CLAVIGER_DATABASE_CONNECTIONS `1` is no number from 2 to 200
           CLAVIGER_MAX_CALLS `-3` is no number from 1 to 100000
-          CLAVIGER_DRAIN_TIMEOUT `0s` is no duration such as 20s, from 1s to 10m
+          CLAVIGER_DRAIN_TIMEOUT `0s` is no duration such as 15s, from 1s to 10m
           CLAVIGER_REFLECTION is none of on, off and auto
           CLAVIGER_LOG_FORMAT is none of text and json
           CLAVIGER_LOG is no filter; write one such as info or claviger=debug

@@ -22,6 +22,8 @@ pub struct ServerSettings {
     pub drain_timeout: Duration,
     /// Whether reflection is served.
     pub reflection: bool,
+    /// How often upkeep is done, the first time after as long.
+    pub upkeep_interval: Duration,
 }
 
 /// Why the server stopped without having been asked to.
@@ -38,15 +40,15 @@ pub enum ServeError {
     Worker(&'static str),
 }
 
-/// How often upkeep is done.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the health service looks at the database.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a change that has begun may take to its end: a few tries, each bounded by the database's time-outs.
+const CHANGES_END: Duration = Duration::from_secs(12);
 /// For how long watchers of the health service are left to read that the end is near.
 const WATCHERS_TOLD: Duration = Duration::from_millis(500);
 
 /// Serves `app` on `listener` until `shutdown`, then drains: no new connections, calls and mutations that have begun are
-/// finished, within the bound of the settings.
+/// finished, in bounded time: that of the settings for connections, and then a few seconds for changes.
 ///
 /// # Errors
 /// If it stopped without having been asked to.
@@ -58,11 +60,12 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let stop = CancellationToken::new();
     let (mut health, health_service) = tonic_health::server::health_reporter();
-    tell_health(&health, app.store().ping().await.is_ok()).await;
+    let is_there = app.store().ping().await.is_ok();
+    tell_health(&health, is_there).await;
 
     let mut workers = JoinSet::new();
-    workers.spawn(watch_database(Arc::clone(&app), health.clone(), stop.clone()));
-    workers.spawn(do_upkeep(Arc::clone(&app), stop.clone()));
+    workers.spawn(watch_database(Arc::clone(&app), is_there, health.clone(), stop.clone()));
+    workers.spawn(do_upkeep(Arc::clone(&app), settings.upkeep_interval, stop.clone()));
 
     let (reflection_v1, reflection_v1alpha) = if settings.reflection {
         (Some(reflection().build_v1()?), Some(reflection().build_v1alpha()?))
@@ -96,7 +99,7 @@ pub async fn serve(
 
     tracing::info!("shutting down");
     stop.cancel();
-    let drained = tokio::time::timeout(settings.drain_timeout, async {
+    let served = tokio::time::timeout(settings.drain_timeout, async {
         tell_health(&health, false).await;
         if tokio::time::timeout(WATCHERS_TOLD, &mut transport).await.is_err() {
             // A watcher of the health service stays for ever; its stream ends when its service is forgotten.
@@ -107,11 +110,14 @@ pub async fn serve(
                 tracing::warn!(%error, "the transport ended badly");
             }
         }
-        app.drain().await;
     });
-    if drained.await.is_err() {
-        tracing::warn!(seconds = settings.drain_timeout.as_secs(), "not all calls ended in time; leaving all the same");
+    if served.await.is_err() {
+        tracing::warn!(seconds = settings.drain_timeout.as_secs(), "not all connections ended in time; leaving them");
         transport.abort();
+    }
+    // A connection that hangs must not cost the end of a change that has begun.
+    if tokio::time::timeout(CHANGES_END, app.drain()).await.is_err() {
+        tracing::error!(alarm = "change_cut_off", "a change did not end in time; whether it was made is not known");
     }
     if let Err(error) = app.store().close().await {
         tracing::warn!(?error, "the database could not be closed");
@@ -135,8 +141,12 @@ async fn tell_health(health: &HealthReporter, serving: bool) {
     }
 }
 
-async fn watch_database(app: Arc<App>, health: HealthReporter, stop: CancellationToken) -> &'static str {
-    let mut was_there = true;
+async fn watch_database(
+    app: Arc<App>,
+    mut was_there: bool,
+    health: HealthReporter,
+    stop: CancellationToken,
+) -> &'static str {
     let mut ticks = tokio::time::interval(HEALTH_INTERVAL);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let answer = app.store().ping().await;
@@ -144,7 +154,8 @@ async fn watch_database(app: Arc<App>, health: HealthReporter, stop: Cancellatio
         match (was_there, answer) {
             (true, Err(error)) => tracing::error!(alarm = "database_away", ?error, "the database does not answer"),
             (false, Ok(())) => tracing::info!("the database answers again"),
-            _ => {}
+            // Watchers are told again with every word, so none is said without news.
+            _ => continue,
         }
         was_there = is_there;
         // After the end has begun the drain alone speaks.
@@ -155,8 +166,8 @@ async fn watch_database(app: Arc<App>, health: HealthReporter, stop: Cancellatio
     "health"
 }
 
-async fn do_upkeep(app: Arc<App>, stop: CancellationToken) -> &'static str {
-    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+async fn do_upkeep(app: Arc<App>, interval: Duration, stop: CancellationToken) -> &'static str {
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         if let Err(error) = app.upkeep().await {
             tracing::warn!(?error, "a round of upkeep failed; the next one tries again");

@@ -15,7 +15,8 @@ use tracing_subscriber::{
 
 use crate::config::LogSettings;
 
-/// Libraries that print headers or statements when asked for their details. They are not asked, whatever the filter.
+/// Libraries that print headers or statements when asked for their details. They are not asked, whatever the filter; what
+/// they tell of their own accord below a warning (a migration, a notice of the database) helps nobody either.
 const DISCREET: [&str; 8] = ["h2", "hyper", "hyper_util", "tower", "tonic", "sqlx", "sea_orm", "sea_orm_migration"];
 
 /// Begins to log. To be called once.
@@ -27,7 +28,7 @@ pub fn begin(settings: &LogSettings) -> Result<(), String> {
     // A filter of its own: a directive in the other one would give way to a finer one such as `h2::codec=trace`.
     let discreet = Targets::new()
         .with_default(LevelFilter::TRACE)
-        .with_targets(DISCREET.map(|library| (library, LevelFilter::INFO)));
+        .with_targets(DISCREET.map(|library| (library, LevelFilter::WARN)));
     let registry = tracing_subscriber::registry().with(filter).with(discreet);
     let begun = if settings.json {
         registry.with(fmt::layer().json().flatten_event(true).with_writer(stderr)).try_init()

@@ -15,6 +15,7 @@ use crate::{
         ApiKey, Caller, DeleteReason, Error, KeyId, Merchant, Result, Scope, Time, WebhookFormat,
         api_key::Terms,
         audit_event::{Action, AuditEvent},
+        error::Violation,
         ip_rules::IpRules,
         key_string::KeyString,
         scope,
@@ -46,6 +47,8 @@ pub struct NewKey {
     pub expiry: Option<Expiry>,
     /// Makes a retry safe.
     pub request_id: Option<String>,
+    /// What is refused now, but may have been right when the same was asked first: looked at after `request_id`.
+    pub overdue: Vec<Violation>,
 }
 
 struct Create {
@@ -54,6 +57,7 @@ struct Create {
     shown: Arc<KeyString>,
     request: Option<RequestKey>,
     fingerprint: [u8; 32],
+    overdue: Vec<Violation>,
 }
 
 impl App {
@@ -68,8 +72,9 @@ impl App {
         caller.require_held(&new.scopes)?;
         let fingerprint = meaning(&new, &merchant);
         let request = new.request_id.clone().map(|request_id| RequestKey { caller: caller.key_id(), request_id });
+        let overdue = new.overdue.clone();
         let (key, credential, shown) = self.mint(new, merchant).await?;
-        self.change(caller, Create { key, credential, shown, request, fingerprint }).await
+        self.change(caller, Create { key, credential, shown, request, fingerprint, overdue }).await
     }
 
     /// Makes the values of a new key, without storing any.
@@ -131,6 +136,9 @@ impl Mutation for Create {
             if let Some((replay, key)) = app.find_replay(tx, request, &reach, caller).await? {
                 return app.replay(request, replay, self.fingerprint, key, now).await;
             }
+        }
+        if !self.overdue.is_empty() {
+            return Err(Error::Invalid(self.overdue.clone()));
         }
         tx.api_key_insert(&self.key, &self.credential).await?;
         if let Some(request) = &self.request {

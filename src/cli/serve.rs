@@ -5,6 +5,7 @@ use std::{
     io::Write as _,
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -20,6 +21,9 @@ use crate::{
     server::{self, ServerSettings},
     store::Address,
 };
+
+/// How often sealed secrets are erased, deleted keys purged and root secrets looked at.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(args: SettingsArgs) -> Exit {
@@ -60,6 +64,7 @@ async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error
         max_calls: settings.max_calls,
         drain_timeout: settings.drain_timeout,
         reflection: settings.reflection,
+        upkeep_interval: UPKEEP_INTERVAL,
     };
     server::serve(listener, Arc::clone(&launched.app), server, shutdown).await?;
     Ok(())

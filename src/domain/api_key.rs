@@ -105,6 +105,11 @@ impl Merchant {
         Self("claviger".to_owned())
     }
 
+    /// A name that was stored. It was judged when it was written; a row that was damaged since stays visible.
+    pub fn as_stored(name: String) -> Self {
+        Self(name)
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0

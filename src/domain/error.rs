@@ -202,7 +202,9 @@ impl fmt::Display for Precondition {
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Database(_) => f.write_str("the database does not answer; nothing was changed"),
+            Self::Database(_) => {
+                f.write_str("the database does not answer or takes no changes now; nothing was changed")
+            }
             Self::Contended(_) => {
                 f.write_str("the database is busy with other changes; nothing was changed, try again")
             }

@@ -48,6 +48,16 @@ impl<'a> Fields<'a> {
         self.violations.push(Violation { field: field.into(), description: description.into() });
     }
 
+    /// Whether anything was wrong so far.
+    pub fn has_violations(&self) -> bool {
+        !self.violations.is_empty()
+    }
+
+    /// Notes what was found wrong elsewhere.
+    pub fn extend(&mut self, violations: Vec<Violation>) {
+        self.violations.extend(violations);
+    }
+
     /// The value, if nothing was wrong with anything.
     ///
     /// # Errors

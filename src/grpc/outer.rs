@@ -222,9 +222,10 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
     })
 }
 
-/// tonic's own timer outside this layer would answer CANCELLED at the deadline; this one has to be first.
+/// tonic's own timer outside this layer, and often the caller's, would answer CANCELLED at the deadline; to be heard, this
+/// one has to come before them.
 fn a_little_before(deadline: Duration) -> Duration {
-    deadline.saturating_sub(Duration::from_millis(2).min(deadline / 10))
+    deadline.saturating_sub(Duration::from_millis(20).min(deadline / 10))
 }
 
 #[cfg(test)]

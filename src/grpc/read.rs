@@ -7,6 +7,7 @@ use crate::{
     app::{Expiry, ListFilter, ListQuery, NewKey, Patch, Revocation, Rotation, Target},
     domain::{
         Caller, KeyId, Merchant, Result, Scope, Time, api_key,
+        error::Violation,
         fields::Fields,
         ip_rules::{CallerIp, IpRules},
         key_string::KeyFormat,
@@ -48,7 +49,8 @@ pub(super) fn create(format: &KeyFormat, now: Time, request: proto::CreateReques
     let scopes = read::granted_scopes(&mut fields, "api_key.scopes", &key.scopes);
     let labels = read::labels(&mut fields, "api_key.labels", &key.labels);
     let not_before_time = read::time(&mut fields, "api_key.not_before_time", key.not_before_time);
-    let expiry = expiry(&mut fields, &key, now);
+    let mut overdue = Vec::new();
+    let expiry = expiry(&mut fields, &mut overdue, &key, now);
     if let (Some(Some(begin)), Some(Some(expiry))) = (not_before_time, expiry)
         && expiry.time <= begin
     {
@@ -72,14 +74,24 @@ pub(super) fn create(format: &KeyFormat, now: Time, request: proto::CreateReques
             not_before_time: not_before_time?,
             expiry: expiry?,
             request_id: request_id?,
+            overdue: overdue.clone(),
         })
     };
     let new = new();
+    // A retry of a request that was right at its time gets its answer again; everything else is told at once.
+    if fields.has_violations() || new.as_ref().is_none_or(|new| new.request_id.is_none()) {
+        fields.extend(overdue);
+    }
     fields.finish(new)
 }
 
-/// When a key is to end, by `expire_time` or by `ttl`.
-fn expiry(fields: &mut Fields<'_>, key: &proto::ApiKey, now: Time) -> Option<Option<Expiry>> {
+/// When a key is to end, by `expire_time` or by `ttl`. That it would have ended already is noted in `overdue`.
+fn expiry(
+    fields: &mut Fields<'_>,
+    overdue: &mut Vec<Violation>,
+    key: &proto::ApiKey,
+    now: Time,
+) -> Option<Option<Expiry>> {
     if key.expire_time.is_some() && key.ttl.is_some() {
         fields.refuse("api_key.ttl", "is given beside expire_time; give one of them");
         return None;
@@ -87,7 +99,10 @@ fn expiry(fields: &mut Fields<'_>, key: &proto::ApiKey, now: Time) -> Option<Opt
     if let Some(duration) = key.ttl {
         return read::ttl(fields, duration, now).map(Some);
     }
-    let time = read::future(fields, "api_key.expire_time", key.expire_time, now)?;
+    let time = read::time(fields, "api_key.expire_time", key.expire_time)?;
+    if time.is_some_and(|time| time <= now) {
+        overdue.push(Violation { field: "api_key.expire_time".to_owned(), description: read::IN_THE_PAST.to_owned() });
+    }
     Some(time.map(|time| Expiry { time, ttl: None }))
 }
 

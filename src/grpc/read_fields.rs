@@ -10,10 +10,13 @@ use crate::{
         fields::Fields,
         ip_rules::{IpBlock, MAX_BLOCKS},
         scope,
-        text::plain_text,
+        text::{plain_text, quoted},
     },
     grpc::proto,
 };
+
+/// What is wrong with a moment that has to be in the future.
+pub(super) const IN_THE_PAST: &str = "lies in the past; name a moment in the future, or leave it empty";
 
 pub(super) fn key_id(fields: &mut Fields<'_>, field: &str, text: &str) -> Option<KeyId> {
     fields.read(field, text, str::parse)
@@ -39,13 +42,13 @@ pub(super) fn request_id(fields: &mut Fields<'_>, text: &str) -> Option<Option<S
         return Some(None);
     }
     fields.read("request_id", text, |text| {
-        if (16..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        let right = "a request id has 16 to 64 visible ASCII characters, such as a UUID";
+        if let Some(c) = text.chars().find(|c| !c.is_ascii_graphic()) {
+            Err(format!("holds {}; {right}", quoted(&c.to_string())))
+        } else if (16..=64).contains(&text.len()) {
             Ok(Some(text.to_owned()))
         } else {
-            Err(format!(
-                "has {} characters; a request id has 16 to 64 visible ASCII characters, such as a UUID",
-                text.chars().count()
-            ))
+            Err(format!("has {} characters; {right}", text.len()))
         }
     })
 }
@@ -204,7 +207,7 @@ pub(super) fn future(
 ) -> Option<Option<Time>> {
     match time(fields, field, timestamp)? {
         Some(time) if time <= now => {
-            fields.refuse(field, "lies in the past; name a moment in the future, or leave it empty");
+            fields.refuse(field, IN_THE_PAST);
             None
         }
         time => Some(time),

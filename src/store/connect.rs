@@ -13,12 +13,16 @@ use sea_orm::{
     ConnectOptions, Database, DatabaseConnection,
     sqlx::{
         Connection as _,
+        postgres::PgConnection,
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
 };
 
 use super::{Engine, Store, failure};
-use crate::domain::Result;
+use crate::domain::{
+    Result,
+    error::{Cause, Error, Unavailable},
+};
 
 /// Where a database is. Its text may hold a password: there is no `Debug` and no `Display`.
 #[derive(Clone)]
@@ -87,6 +91,7 @@ impl Store {
                 (connect(sqlite(path, options.connections, options, true)).await?, writer)
             }
             Address::Postgres(url) => {
+                reach_postgres(url, options.timeout).await?;
                 let connection = connect(postgres(url, options)).await?;
                 (connection.clone(), connection)
             }
@@ -99,6 +104,16 @@ impl Store {
             });
         }
         Ok(Self { reader, writer, engine: address.engine(), statements, timeout: options.timeout })
+    }
+}
+
+/// Connects once without the pool, which tries until its time-out and then tells only that.
+async fn reach_postgres(url: &str, timeout: Duration) -> Result<()> {
+    let away = |cause: Cause| Error::Unavailable(Unavailable::Database(cause));
+    match tokio::time::timeout(timeout, PgConnection::connect(url)).await {
+        Ok(Ok(connection)) => connection.close().await.map_err(|error| away(error.into())),
+        Ok(Err(error)) => Err(away(error.into())),
+        Err(late) => Err(away(late.into())),
     }
 }
 

@@ -9,39 +9,41 @@ use super::{
     rows::{api_key, credential},
 };
 use crate::domain::{
-    ApiKey, CredentialId, DeleteReason, Error, KeyId, Result, Time, WebhookFormat,
+    ApiKey, CredentialId, DeleteReason, Error, KeyId, Merchant, Result, Time, WebhookFormat,
     api_key::{Deletion, Retiring, Terms},
     error::Poisoned,
     ip_rules::IpRules,
     root_secret::RootId,
 };
 
-/// Turns a row into a key. Terms that cannot be read are noted as poisoned; everything else is under our own hand, and
-/// if it cannot be read that is a fault.
+/// Turns a row into a key. What cannot be read is noted as poisoned in its terms, so that the row can still be listed and
+/// deleted; only an id that is none is a fault.
 pub(super) fn key_from_row(row: api_key::Model) -> Result<ApiKey> {
     let id = KeyId::from_bytes(bytes(&row.id)?);
     let poisoned = |what| Poisoned { key_id: id, what };
-    let terms = terms_from_row(&row).map_err(poisoned);
-    let deletion = match (row.delete_time, row.purge_time) {
-        (Some(delete), Some(purge)) => Some(Deletion {
-            delete_time: Time::from_micros(delete),
-            purge_time: Time::from_micros(purge),
-            reason: reason_from(row.delete_reason),
-        }),
-        (None, None) => None,
-        _ => return Err(poisoned("delete_time").into()),
+    let mut terms = terms_from_row(&row).map_err(poisoned);
+    // What is damaged beside the terms must not hide the key from lists and from Delete, and refuses it like them.
+    let mut credential = |stored: &[u8], what| {
+        CredentialId::from_bytes(bytes(stored).unwrap_or_else(|_| {
+            terms = Err(poisoned(what));
+            [0; 16]
+        }))
     };
-    let retiring = match (row.retiring_credential_id, row.retiring_expire_time) {
-        (Some(id), Some(end)) => {
-            Some(Retiring { credential_id: CredentialId::from_bytes(bytes(&id)?), expire_time: Time::from_micros(end) })
-        }
-        _ => None,
-    };
+    let current = credential(&row.credential_id, "credential_id");
+    let retiring = row.retiring_credential_id.zip(row.retiring_expire_time).map(|(id, end)| Retiring {
+        credential_id: credential(&id, "retiring_credential_id"),
+        expire_time: Time::from_micros(end),
+    });
+    let deletion = row.delete_time.map(|delete| Deletion {
+        delete_time: Time::from_micros(delete),
+        purge_time: row.purge_time.map_or(Time::MAX, Time::from_micros),
+        reason: reason_from(row.delete_reason),
+    });
     Ok(ApiKey {
         id,
-        merchant: row.merchant_username.parse().map_err(|_| poisoned("merchant_username"))?,
+        merchant: Merchant::as_stored(row.merchant_username),
         display_name: row.display_name,
-        current: CredentialId::from_bytes(bytes(&row.credential_id)?),
+        current,
         prefix: row.prefix,
         retiring,
         terms,

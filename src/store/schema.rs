@@ -36,7 +36,11 @@ impl Store {
         if version < VERSION {
             Migrator::up(&tx, None).await.map_err(failure::of)?;
         }
-        tx.commit().await.map_err(failure::of_commit)
+        tx.commit().await.map_err(failure::of_commit)?;
+        if version < VERSION {
+            tracing::info!(from = version, to = VERSION, "migrated the schema");
+        }
+        Ok(())
     }
 
     /// Checks that the schema can be used by this binary, without changing anything.

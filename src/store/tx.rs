@@ -36,30 +36,37 @@ impl Store {
     /// # Errors
     /// `Unavailable`.
     pub async fn begin(&self) -> Result<Tx> {
-        let tx = self
-            .bounded(async {
-                let options = match self.engine {
-                    Engine::Sqlite => TransactionOptions {
-                        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-                        ..TransactionOptions::default()
-                    },
-                    Engine::Postgres => TransactionOptions {
-                        isolation_level: Some(IsolationLevel::ReadCommitted),
-                        ..TransactionOptions::default()
-                    },
-                };
-                let tx = self.writer.begin_with_options(options).await?;
-                if self.engine == Engine::Postgres {
-                    tx.execute_unprepared(
-                        "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '5s'",
-                    )
-                    .await?;
-                }
-                Ok(tx)
-            })
-            .await?;
+        let tx = match self.engine {
+            Engine::Sqlite => self.begin_on_sqlite().await?,
+            Engine::Postgres => self.bounded(self.begin_on_postgres()).await?,
+        };
         // A lock may take its whole time-out before the statement itself begins.
         Ok(Tx { tx, timeout: self.timeout + Duration::from_secs(2) })
+    }
+}
+
+impl Store {
+    async fn begin_on_sqlite(&self) -> Result<DatabaseTransaction> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        self.writer.begin_with_options(options).await.map_err(|error| match error {
+            // There is one writer, and the others wait for it: who has waited too long waits again.
+            DbErr::ConnectionAcquire(_) => Error::Unavailable(Unavailable::Contended(error.into())),
+            error => failure::of(error),
+        })
+    }
+
+    async fn begin_on_postgres(&self) -> Result<DatabaseTransaction, DbErr> {
+        let options = TransactionOptions {
+            isolation_level: Some(IsolationLevel::ReadCommitted),
+            ..TransactionOptions::default()
+        };
+        let tx = self.writer.begin_with_options(options).await?;
+        tx.execute_unprepared("SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '5s'")
+            .await?;
+        Ok(tx)
     }
 }
 

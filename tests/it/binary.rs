@@ -42,9 +42,7 @@ async fn a_first_start_makes_what_is_needed_and_a_second_finds_it_again() {
         assert!(!ended.stderr.contains(secret), "{}", ended.stderr);
     }
     assert_snapshot!(ended.told(), @"
-    INFO sea_orm_migration::migrator::exec: Applying all pending migrations
-    INFO sea_orm_migration::migrator::exec: Applying migration 'm0001_keys'
-    INFO sea_orm_migration::migrator::exec: Migration 'm0001_keys' has been applied
+    INFO claviger::store::schema: migrated the schema from=0 to=1
 
     Claviger serves gRPC on 127.0.0.1:PORT
 
@@ -147,7 +145,7 @@ fn all_wrong_settings_are_told_at_once() {
       CLAVIGER_PURGE_AFTER `0s` is no duration such as 30d, from 1h to 3650d
       CLAVIGER_DATABASE_CONNECTIONS `1` is no number from 2 to 200
       CLAVIGER_MAX_CALLS `-1` is no number from 1 to 100000
-      CLAVIGER_DRAIN_TIMEOUT `1 fortnight` is no duration such as 20s, from 1s to 10m
+      CLAVIGER_DRAIN_TIMEOUT `1 fortnight` is no duration such as 15s, from 1s to 10m
       CLAVIGER_REFLECTION is none of on, off and auto
       CLAVIGER_LOG_FORMAT is none of text and json
       CLAVIGER_LOG is no filter; write one such as info or claviger=debug
@@ -189,9 +187,7 @@ async fn json_logs_are_one_object_a_line() {
         messages.push(line["message"].as_str().unwrap_or_else(|| panic!("{line} has no message")).to_owned());
     }
     assert_snapshot!(messages.join("\n"), @"
-    Applying all pending migrations
-    Applying migration 'm0001_keys'
-    Migration 'm0001_keys' has been applied
+    migrated the schema
     made a root secret: back it up
     made the first administrator
     serving
@@ -221,9 +217,7 @@ fn migrate_makes_the_schema_and_nothing_else() {
         ended.told()
     };
     assert_snapshot!(migrate(), @"
-    INFO sea_orm_migration::migrator::exec: Applying all pending migrations
-    INFO sea_orm_migration::migrator::exec: Applying migration 'm0001_keys'
-    INFO sea_orm_migration::migrator::exec: Migration 'm0001_keys' has been applied
+    INFO claviger::store::schema: migrated the schema from=0 to=1
     INFO claviger::cli::deployment: the schema is up to date version=1
     ");
     assert_snapshot!(migrate(), @"INFO claviger::cli::deployment: the schema is up to date version=1");
@@ -231,7 +225,7 @@ fn migrate_makes_the_schema_and_nothing_else() {
     let ended = Program::new(folder.path()).args(&["migrate"]).run();
     assert_eq!(ended.code, Some(6));
     assert_snapshot!(ended.told(), @"
-    error: opening the database: the database does not answer; nothing was changed
+    error: opening the database: the database does not answer or takes no changes now; nothing was changed
       Connection Error: error returned from database: (code: 26) file is not a database
     ");
 }

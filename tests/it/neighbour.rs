@@ -92,7 +92,7 @@ on_every_engine! {
         let path = format!("/{SERVICE}/Create");
         let status = raw::call(service.address, &path, &headers, &request.encode_to_vec()).await;
         assert_eq!((status.code(), reason(&status).as_str()), (Code::DeadlineExceeded, "DEADLINE_PASSED"));
-        insta::allow_duplicates! { assert_snapshot!(status.message(), @"the caller's deadline passed; a change that had begun runs to its end"); }
+        insta::allow_duplicates! { assert_snapshot!(status.message(), @"the deadline of the call passed; a change that had begun runs to its end"); }
         holder.execute_unprepared("COMMIT").await.unwrap();
         eventually("the change is made", || async {
             let request = proto::ListRequest { merchant_username: "acme".into(), ..Default::default() };

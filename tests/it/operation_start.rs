@@ -90,9 +90,7 @@ fn case_41_a_folder_that_was_named_is_never_filled_by_itself() {
         assert_eq!(ended.code, Some(6));
     }
     assert_snapshot!(missing.told(), @"
-    INFO sea_orm_migration::migrator::exec: Applying all pending migrations
-    INFO sea_orm_migration::migrator::exec: Applying migration 'm0001_keys'
-    INFO sea_orm_migration::migrator::exec: Migration 'm0001_keys' has been applied
+    INFO claviger::store::schema: migrated the schema from=0 to=1
     ERROR claviger::cli::serve: there is no root secret in the folder; make one with `openssl rand -hex 32`
       (CLAVIGER_ROOT_SECRETS is FOLDER/mounted)
     ");
@@ -174,7 +172,7 @@ fn a_database_that_is_not_there_is_told_without_its_password() {
     assert_eq!(ended.code, Some(6));
     assert!(!ended.stderr.contains("hunter2"));
     assert_snapshot!(ended.told(), @"
-    ERROR claviger::cli::serve: opening the database: the database does not answer; nothing was changed
-      Connection Error: pool timed out while waiting for an open connection
+    ERROR claviger::cli::serve: opening the database: the database does not answer or takes no changes now; nothing was changed
+      error communicating with database: Connection refused (os error 111)
     ");
 }

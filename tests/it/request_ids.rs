@@ -271,13 +271,13 @@ on_every_engine! {
         {
             told.push(violations(&create(service.admin(), id, wanted()).await.err().unwrap()));
         }
-        insta::assert_snapshot!(told.join("\n"), @"
+        insta::assert_snapshot!(told.join("\n"), @r"
         request_id: has 15 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
         request_id: has 65 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
-        request_id: has 18 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
-        request_id: has 18 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
-        request_id: has 17 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
-        request_id: has 19 characters; a request id has 16 to 64 visible ASCII characters, such as a UUID
+        request_id: holds ` `; a request id has 16 to 64 visible ASCII characters, such as a UUID
+        request_id: holds `\u{9}`; a request id has 16 to 64 visible ASCII characters, such as a UUID
+        request_id: holds `\u{fc}`; a request id has 16 to 64 visible ASCII characters, such as a UUID
+        request_id: holds `\u{a}`; a request id has 16 to 64 visible ASCII characters, such as a UUID
         ");
         assert_eq!(calls::head(&service).await, head);
         for id in ["!~0123456789abcd", &"x".repeat(64), "0123456789ABCDEF", "0123456789abcdef"] {
@@ -300,5 +300,24 @@ on_every_engine! {
         service.app.upkeep().await.unwrap();
         assert_eq!(refused_for(get(service.admin(), &made.id).await), "KEY_NOT_FOUND");
         assert!(!create(service.admin(), ID, wanted()).await.unwrap().replayed);
+    }
+}
+
+on_every_engine! {
+    async fn a_retry_is_answered_although_the_key_would_have_ended_by_now(service: Service) {
+        let minute = Duration::from_secs(60);
+        let wanted = proto::ApiKey { expire_time: Some(after_beginning(minute)), ..key_of("acme", &[]) };
+        let ask = async |request_id: &str| {
+            let request = proto::CreateRequest { api_key: Some(wanted.clone()), request_id: request_id.into() };
+            service.admin().create(request).await.map(tonic::Response::into_inner)
+        };
+        let first = ask("0123456789abcdef").await.unwrap();
+        service.clock.advance(minute * 2);
+        let again = ask("0123456789abcdef").await.unwrap();
+        assert_eq!((&again.key, again.replayed), (&first.key, true));
+        for new in ["another-request-1", ""] {
+            let refused = ask(new).await.err().unwrap();
+            insta::assert_snapshot!(violations(&refused), @"api_key.expire_time: lies in the past; name a moment in the future, or leave it empty");
+        }
     }
 }

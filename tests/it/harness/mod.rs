@@ -197,7 +197,13 @@ impl Service {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = ServerSettings { max_calls: 4_096, drain_timeout: Duration::from_secs(10), reflection: true };
+        let server = ServerSettings {
+            max_calls: 4_096,
+            drain_timeout: Duration::from_secs(10),
+            reflection: true,
+            // Tests that count work, or move the clock, call for upkeep themselves.
+            upkeep_interval: Duration::from_secs(3_600),
+        };
         let shutdown = async move { drop(stopped.await) };
         let serving = Some(tokio::spawn(server::serve(listener, Arc::clone(&app), server, shutdown)));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
