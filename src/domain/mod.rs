@@ -10,6 +10,7 @@ pub mod caller;
 pub mod decision;
 pub mod error;
 pub mod fields;
+mod ids;
 pub mod ip_rules;
 pub mod key_string;
 pub mod root_secret;
@@ -19,8 +20,9 @@ pub mod secret_hash;
 pub mod text;
 pub mod time;
 
-pub use api_key::{ApiKey, CredentialId, DeleteReason, KeyId, Merchant, State, WebhookFormat};
+pub use api_key::{ApiKey, DeleteReason, State, WebhookFormat};
 pub use caller::{Caller, Reach};
 pub use error::{Error, Result};
+pub use ids::{CredentialId, KeyId, Merchant};
 pub use scope::Scope;
 pub use time::Time;
