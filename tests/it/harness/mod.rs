@@ -107,7 +107,9 @@ impl TestDatabase {
     }
 
     pub async fn open(&self) -> Store {
-        Store::open(&self.address, Options::default()).await.unwrap()
+        // No promise depends on how fast the machine is: what waits in line here is not a database that is away.
+        let options = Options { timeout: Duration::from_secs(20), ..Options::default() };
+        Store::open(&self.address, options).await.unwrap()
     }
 
     /// A connection beside the service's own, for an operator's hand in the tables.
