@@ -11,7 +11,6 @@
     clippy::explicit_write,
     clippy::zombie_processes,
     clippy::missing_panics_doc,
-    dead_code,
     missing_docs,
     unreachable_pub,
     reason = "a test says what went wrong by failing, and tells a story from beginning to end"
