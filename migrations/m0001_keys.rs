@@ -374,6 +374,12 @@ fn indexes() -> Vec<IndexCreateStatement> {
         Index::create().name("credential_by_key").table(Credential::Table).col(Credential::KeyId).to_owned(),
         Index::create().name("refusal_log_by_time").table(RefusalLog::Table).col(RefusalLog::Time).to_owned(),
         Index::create().name("request_log_by_key").table(RequestLog::Table).col(RequestLog::KeyId).to_owned(),
-        Index::create().name("request_log_by_time").table(RequestLog::Table).col(RequestLog::CreateTime).to_owned(),
+        // Sealed texts are few and young; those without one are not walked over to find them.
+        Index::create()
+            .name("request_log_by_seal")
+            .table(RequestLog::Table)
+            .col(RequestLog::SealedRoot)
+            .col(RequestLog::CreateTime)
+            .to_owned(),
     ]
 }

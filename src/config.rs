@@ -22,7 +22,7 @@ use crate::{
 mod unknown;
 
 /// Settings of the server, as flags or as `CLAVIGER_*` in the environment.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Default)]
 #[allow(clippy::doc_markdown, reason = "these comments are the --help, which shows no markup")]
 #[command(next_help_heading = "Settings")]
 pub struct SettingsArgs {

@@ -42,7 +42,8 @@ pub fn lock_database(database: &Path) -> Result<DatabaseLock, String> {
     }
     // SQLite gives its write-ahead log the mode of the database.
     drop(private_file(database, false).map_err(told)?);
-    let mut beside = database.as_os_str().to_owned();
+    // The same file by another name is the same database.
+    let mut beside = fs::canonicalize(database).map_err(told)?.into_os_string();
     beside.push(".lock");
     let file = private_file(Path::new(&beside), false).map_err(told)?;
     match file.try_lock() {

@@ -140,6 +140,10 @@ impl From<Error> for Failed {
 }
 
 async fn first_from_file(app: &Arc<App>, file: &Path) -> Result<bool, Failed> {
+    // Once it has done its work the file may go.
+    if app.store().bootstrap_is_done().await? {
+        return Ok(false);
+    }
     let text = data_folder::read_secret_file(file)
         .map_err(|what| Failed::Told(LaunchError(format!("CLAVIGER_BOOTSTRAP_KEY_FILE: {} {what}", file.display()))))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);

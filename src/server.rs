@@ -68,28 +68,33 @@ pub async fn serve(
     workers.spawn(do_upkeep(Arc::clone(&app), settings.upkeep_interval, stop.clone()));
 
     let (reflection_v1, reflection_v1alpha) = if settings.reflection {
-        (Some(reflection().build_v1()?), Some(reflection().build_v1alpha()?))
+        let most = grpc::MAX_REQUEST;
+        (
+            Some(reflection().build_v1()?.max_decoding_message_size(most)),
+            Some(reflection().build_v1alpha()?.max_decoding_message_size(most)),
+        )
     } else {
         (None, None)
     };
     let router = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .max_concurrent_streams(1_024)
+        .max_concurrent_streams(256)
         .http2_max_header_list_size(16 * 1024)
         .layer(OuterLayer::new(settings.max_calls))
-        .add_service(health_service)
+        .add_service(health_service.max_decoding_message_size(grpc::MAX_REQUEST))
         .add_optional_service(reflection_v1)
         .add_optional_service(reflection_v1alpha)
         .add_service(ApiKeys::server(&app));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
 
+    let mut transport_ended = false;
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
         ended = &mut transport => {
-            stop.cancel();
-            return ended.unwrap_or(Ok(())).map_err(ServeError::from).and(Err(ServeError::Worker("connections")));
+            transport_ended = true;
+            ended.unwrap_or(Ok(())).map_err(ServeError::from).and(Err(ServeError::Worker("connections")))
         }
         ended = workers.join_next() => Err(ServeError::Worker(match ended {
             Some(Ok(name)) => name,
@@ -101,6 +106,9 @@ pub async fn serve(
     stop.cancel();
     let served = tokio::time::timeout(settings.drain_timeout, async {
         tell_health(&health, false).await;
+        if transport_ended {
+            return;
+        }
         if tokio::time::timeout(WATCHERS_TOLD, &mut transport).await.is_err() {
             // A watcher of the health service stays for ever; its stream ends when its service is forgotten.
             for service in ["", grpc::SERVICE] {

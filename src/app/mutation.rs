@@ -95,10 +95,14 @@ impl App {
     }
 
     async fn attempt<M: Mutation>(&self, caller: &Caller, mutation: &M) -> Result<Answer> {
-        let now = self.now();
         let tx = self.store.begin().await?;
+        // Asked for once the transaction has its turn, which may have taken seconds.
+        let now = self.now();
         match mutation.attempt(self, caller, &tx, now).await? {
             Step::Settled(settled) => {
+                // A replay hands a secret out: not on rights that were lost while it waited.
+                let caller = self.judge_caller(&tx, caller, None).await?;
+                mutation.require(&caller, None, &settled.api_key)?;
                 let revision = tx.feed_head().await?;
                 tx.rollback().await?;
                 let Settled { api_key, replayed: key } = *settled;
@@ -125,14 +129,21 @@ impl App {
     ) -> Result<()> {
         // A caller that changes its own key is judged by what the key was.
         let own = proposal.before.clone().filter(|key| key.id == caller.key_id());
-        let key = match own {
-            Some(key) => Some(key),
-            None => numbered.tx().api_key_peek_even_deleted(&Reach::everything(), caller.key_id()).await?,
-        };
-        let caller = self.admit(&key.ok_or(Error::CredentialsInvalid)?, caller.credential_id(), caller.peer())?;
+        let caller = self.judge_caller(numbered.tx(), caller, own).await?;
         mutation.require(&caller, proposal.before.as_ref(), &proposal.after)?;
         let administrators = super::administrators::Judge { peer: caller.peer(), now };
         administrators.require_one_left(numbered.tx(), proposal.before.as_ref(), &proposal.after).await
+    }
+}
+
+impl App {
+    /// Judges a caller once more, by its key as it is committed now, or by `own` if that is given.
+    async fn judge_caller(&self, tx: &Tx, caller: &Caller, own: Option<ApiKey>) -> Result<Caller> {
+        let key = match own {
+            Some(key) => Some(key),
+            None => tx.api_key_peek_even_deleted(&Reach::everything(), caller.key_id()).await?,
+        };
+        self.admit(&key.ok_or(Error::CredentialsInvalid)?, caller.credential_id(), caller.peer())
     }
 }
 

@@ -11,6 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use moka::future::Cache;
 use rand::TryCryptoRng;
 use sha2::Sha256;
+use tokio::sync::Semaphore;
 
 use super::App;
 use crate::{
@@ -26,10 +27,17 @@ use crate::{
 
 type Digest = [u8; 32];
 
+/// Renewals that may wait for their turn; more are left undone.
+const RENEWALS_WAITING: usize = 64;
+
 /// The proofs that this process remembers.
 pub(super) struct Proofs {
     key: Hmac<Sha256>,
-    proved: Cache<Digest, ()>,
+    /// What came of each proof: a mismatch is as final as a match, for as long as the row is what it is.
+    proved: Cache<Digest, bool>,
+    /// Hashes are renewed one at a time, so that they never crowd out proofs, and few wait for their turn.
+    renewal: Semaphore,
+    renewals_waiting: Arc<Semaphore>,
 }
 
 impl Proofs {
@@ -37,7 +45,12 @@ impl Proofs {
     pub(super) fn new<R: TryCryptoRng>(most: u64, random: &mut R) -> Result<Self, R::Error> {
         let mut key = [0; 64];
         random.try_fill_bytes(&mut key)?;
-        Ok(Self { key: Hmac::new(&key.into()), proved: Cache::new(most) })
+        Ok(Self {
+            key: Hmac::new(&key.into()),
+            proved: Cache::new(most),
+            renewal: Semaphore::new(1),
+            renewals_waiting: Arc::new(Semaphore::new(RENEWALS_WAITING)),
+        })
     }
 
     fn digest(&self, key: &KeyString, credential: &Credential, owner: &Owner) -> Digest {
@@ -55,7 +68,6 @@ impl Proofs {
 /// Why a proof failed. Shared by all who waited for it, so it can be cloned.
 #[derive(Clone, Debug)]
 enum Failed {
-    Mismatch,
     Poisoned(Poisoned),
     RootNotMounted(RootId),
     Overloaded(std::time::Duration),
@@ -75,14 +87,14 @@ impl App {
         let digest = self.proofs.digest(shown, credential, &owner);
         let proving = self.run_proof(shown, credential, key, owner);
         let failed = match self.proofs.proved.try_get_with(digest, proving).await {
-            Ok(()) => return Ok(true),
+            Ok(true) => return Ok(true),
+            Ok(false) => {
+                self.alarms.raise_hash_mismatch(credential.id);
+                return Ok(false);
+            }
             Err(failed) => failed,
         };
         match Failed::clone(&failed) {
-            Failed::Mismatch => {
-                self.alarms.raise_hash_mismatch(credential.id);
-                Ok(false)
-            }
             Failed::Poisoned(poisoned) => Err(poisoned.into()),
             Failed::RootNotMounted(root) => Err(Error::Unavailable(Unavailable::RootSecret(root.as_char()))),
             Failed::Overloaded(retry_after) => Err(Error::Overloaded { retry_after }),
@@ -96,9 +108,9 @@ impl App {
         credential: &Credential,
         key: &ApiKey,
         owner: Owner,
-    ) -> Result<(), Failed> {
+    ) -> Result<bool, Failed> {
         let poisoned = |what| Failed::Poisoned(Poisoned { key_id: key.id, what });
-        let profile = Profile::named(&credential.profile).ok_or(poisoned("profile"))?;
+        Profile::named(&credential.profile).ok_or(poisoned("profile"))?;
         let stored = StoredHash::parse(&credential.phc).map_err(|_| poisoned("hash"))?;
         let pepper_root = credential.pepper_root.ok_or(poisoned("pepper_root"))?;
         let ring = self.ring().await;
@@ -109,8 +121,7 @@ impl App {
         }
         let wanted = self.settings.profile;
         // What cannot be hashed anew here stays as it is.
-        let outdated =
-            ring.active().is_ok_and(|active| profile != wanted || !stored.is_of(wanted) || pepper_root != active.id());
+        let outdated = ring.active().is_ok_and(|active| stored.is_cheaper_than(wanted) || pepper_root != active.id());
         let matches = self
             .hashing
             .run({
@@ -126,29 +137,30 @@ impl App {
                 other => Failed::Fault(format!("{other:?}")),
             })?
             .map_err(|_| poisoned("hash"))?;
-        if !matches {
-            return Err(Failed::Mismatch);
-        }
-        if outdated {
+        if matches && outdated {
             self.renew_hash(Arc::clone(shown), credential.clone(), owner, ring);
         }
-        Ok(())
+        Ok(matches)
     }
 
     /// Hashes a proved secret anew, under the active root secret and with the wanted profile, off the way of the call.
+    /// If too many wait for their turn, this one is left to the next process that proves the secret.
     fn renew_hash(self: &Arc<Self>, shown: Arc<KeyString>, old: Credential, owner: Owner, ring: Arc<KeyRing>) {
+        let Ok(place) = Arc::clone(&self.proofs.renewals_waiting).try_acquire_owned() else { return };
         let app = Arc::clone(self);
         self.mutations.spawn(async move {
+            let _place = place;
             let renewed = async {
+                let _turn = app.proofs.renewal.acquire().await.map_err(Error::fault)?;
                 let phc = app.hash(&shown, owner, &ring).await?;
                 let new = Credential::new(old.id, ring.active()?.id(), app.settings.profile, phc, old.create_time);
                 app.store.credential_renew_hash(old.id, &old.phc, &new).await?;
                 let digest = app.proofs.digest(&shown, &new, &owner);
-                app.proofs.proved.insert(digest, ()).await;
+                app.proofs.proved.insert(digest, true).await;
                 Ok::<_, Error>(())
             };
             if let Err(error) = renewed.await {
-                tracing::warn!(credential_id = %old.id, ?error, "a hash could not be renewed; the next proof tries again");
+                tracing::warn!(credential_id = %old.id, ?error, "a hash could not be renewed; it stays as it is until its secret is proved anew");
             }
         });
     }

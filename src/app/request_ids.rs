@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{
         ApiKey, Caller, Error, Reach, Result, Time,
-        error::Precondition,
+        error::{Precondition, Unavailable},
         key_string::{KeyString, Proof},
         root_secret::{Found, KeyRing},
         sealed,
@@ -84,6 +84,11 @@ impl App {
             return Err(Precondition::RequestIdSuperseded.into());
         }
         let ring = self.ring().await;
+        if let Some((root, _)) = &replay.sealed
+            && matches!(ring.find(*root), Found::NotMounted)
+        {
+            return Err(Error::Unavailable(Unavailable::RootSecret(root.as_char())));
+        }
         let shown = replay
             .sealed
             .as_ref()

@@ -35,10 +35,12 @@ impl App {
     }
 
     async fn purge_due(&self, now: Time) -> Result<()> {
+        let mut outcomes = Vec::new();
+        // One that fails must not hold up those after it.
         for id in self.store.api_key_list_due_for_purge(now, PURGED_AT_ONCE).await? {
-            self.purge(id, now).await?;
+            outcomes.push(self.purge(id, now).await);
         }
-        Ok(())
+        outcomes.into_iter().collect()
     }
 
     /// Forgets one key, unless it is no longer due once its lock is held.

@@ -78,6 +78,14 @@ impl App {
                     self.alarms.raise_record_poisoned(poisoned);
                     undecided(poisoned.into())
                 }
+                Error::Denied(Denial::PeerNotAllowed) => {
+                    // A proved key from a wrong address may be a stolen one.
+                    tracing::warn!(key_id = %key.id, %peer, "a caller's key was used from an address it is not allowed from");
+                    if let Ok(caller) = Caller::new(&key, shown, peer) {
+                        self.note_refusal(&caller, "(any)", "PEER_NOT_ALLOWED");
+                    }
+                    error
+                }
                 other => other,
             }),
         }

@@ -32,7 +32,7 @@ pub struct BootstrapHow {
 }
 
 /// Makes an administrator.
-#[derive(Args, Debug)]
+#[derive(Args)]
 pub struct BootstrapArgs {
     #[command(flatten)]
     how: BootstrapHow,

@@ -12,7 +12,7 @@ pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done; of validate: the key is valid
   1  validate answered no
-  2  the command line is wrong
+  2  the command line or a setting is wrong
   3  the service refused the request
   4  the key that was called with is missing, unknown or not allowed to do this
   5  it could not be decided or done now; asking again may help

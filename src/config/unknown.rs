@@ -34,7 +34,7 @@ pub(super) fn names(environment: impl IntoIterator<Item = String>) -> impl Itera
         .into_iter()
         .filter(|name| name.starts_with("CLAVIGER_"))
         .filter(|name| !NAMES.contains(&name.as_str()) && !OTHER_NAMES.contains(&name.as_str()))
-        .filter(|name| !name.starts_with("CLAVIGER_PORT") && !name.contains("SERVICE_"))
+        .filter(|name| !name.contains("_PORT") && !name.contains("_SERVICE_"))
         .collect();
     unknown.sort_unstable();
     unknown.into_iter().map(|name| {

@@ -90,7 +90,11 @@ pub fn decide(
     let secret_expire_time = match key.credential_state(shown, now) {
         CredentialState::Current => None,
         CredentialState::Retiring(end) => Some(end),
-        CredentialState::Retired => return refused(Finding::SecretRetired),
+        CredentialState::Retired => {
+            // If it cannot be read which secret is the current one, nobody knows that this one is retired.
+            key.terms.as_ref().map_err(|poisoned| *poisoned)?;
+            return refused(Finding::SecretRetired);
+        }
     };
     match state {
         State::Deleted | State::Active => {}

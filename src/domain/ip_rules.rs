@@ -82,7 +82,9 @@ impl FromStr for IpBlock {
         {
             let instead = match length.checked_sub(96) {
                 Some(32) => format!("{v4}"),
-                Some(length) if length > 0 => format!("{v4}/{length}"),
+                Some(length) if length > 0 => {
+                    IpNet::new(v4.into(), length).map_or_else(|_| v4.to_string(), |net| net.trunc().to_string())
+                }
                 _ => "IPv4 addresses or blocks".to_owned(),
             };
             return Err(format!("{} is in the IPv4-mapped form, which never matches; write {instead}", quoted(text)));

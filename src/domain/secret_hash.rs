@@ -41,6 +41,13 @@ struct Cost {
     lanes: u32,
 }
 
+impl Cost {
+    /// KiB that are filled, over all passes.
+    fn work(self) -> u64 {
+        u64::from(self.memory_kib) * u64::from(self.passes)
+    }
+}
+
 /// No stored hash may cost more: 64 MiB, 10 passes, 4 lanes.
 const HIGHEST: Cost = Cost { memory_kib: 64 * 1024, passes: 10, lanes: 4 };
 
@@ -131,9 +138,10 @@ impl StoredHash {
         }
     }
 
-    /// Whether it was made at the cost of `profile`.
-    pub fn is_of(&self, profile: Profile) -> bool {
-        self.cost == profile.cost()
+    /// Whether it costs less than `profile` asks for. Hashes are only ever renewed upwards: two replicas with different
+    /// settings would else renew each other's for ever.
+    pub fn is_cheaper_than(&self, profile: Profile) -> bool {
+        self.cost.work() < profile.cost().work()
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status, body::Body, transport::server::TcpConnectInfo};
 use tonic_types::StatusExt;
 use tower::{Layer, Service};
@@ -24,8 +24,17 @@ use crate::domain::Error;
 /// When to come back if too many calls are in flight.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// No call takes longer until its answer begins, or one that never ends its request would keep its place for ever.
-const LONGEST: Duration = Duration::from_secs(60);
+/// No call takes longer until its answer begins, or one that never ends its request would keep its place for ever. The
+/// tries of a change end before.
+const LONGEST: Duration = Duration::from_secs(15);
+
+/// How tonic's messages begin where the bytes of a request are at fault.
+const UNREADABLE: [&str; 4] = [
+    "failed to decode Protobuf message",
+    "Missing request message",
+    "Unexpected EOF decoding stream",
+    "protocol error: received message with invalid compression flag",
+];
 
 /// Wraps a service in [`Outer`].
 #[derive(Clone)]
@@ -75,10 +84,15 @@ where
         Box::pin(async move {
             let began = Instant::now();
             let call = Call::of(&request);
-            let Ok(_place) = room.try_acquire() else {
-                let refused = status::of(Error::Overloaded { retry_after: RETRY_AFTER }).into_http();
-                call.log_failure(&refused, began.elapsed());
-                return Ok(refused);
+            // Probes are answered however much there is to do.
+            let place = match room.try_acquire_owned() {
+                Ok(place) => Some(place),
+                Err(_) if call.is_a_neighbour_s() => None,
+                Err(_) => {
+                    let refused = status::of(Error::Overloaded { retry_after: RETRY_AFTER }).into_http();
+                    call.log_failure(&refused, began.elapsed());
+                    return Ok(refused);
+                }
             };
             let answer = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
             let response = match tokio::time::timeout(call.deadline, answer).await {
@@ -92,8 +106,36 @@ where
                 .into_http(),
             };
             call.log_failure(&response, began.elapsed());
-            Ok(response)
+            // An answer that nobody reads takes room, too; health watchers stay for ever and take none.
+            let place = place.filter(|_| !call.is_a_neighbour_s());
+            Ok(response.map(|inner| Body::new(Held { inner, _place: place })))
         })
+    }
+}
+
+/// An answer that keeps its call's place until it was sent or given up.
+struct Held {
+    inner: Body,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl http_body::Body for Held {
+    type Data = <Body as http_body::Body>::Data;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Status>>> {
+        Pin::new(&mut self.inner).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.inner.size_hint()
     }
 }
 
@@ -116,6 +158,11 @@ impl Call {
         }
     }
 
+    /// Whether it is for health or reflection.
+    fn is_a_neighbour_s(&self) -> bool {
+        self.path.starts_with("/grpc.")
+    }
+
     /// The answer, with one `ErrorInfo` if it is an error that the transport made.
     fn completed(&self, response: http::Response<Body>) -> http::Response<Body> {
         let Some(found) = Status::from_header_map(response.headers()) else { return response };
@@ -125,8 +172,7 @@ impl Call {
             return response;
         }
         let (reason, message) = match found.code() {
-            // tonic says so when prost cannot decode the message.
-            Code::Internal if found.message().starts_with("failed to decode Protobuf message") => (
+            Code::Internal if UNREADABLE.iter().any(|begin| found.message().starts_with(begin)) => (
                 ErrorReason::RequestUnreadable,
                 "the bytes of the request are no message of the type that this RPC takes",
             ),

@@ -66,7 +66,14 @@ pub(super) fn granted_scopes(fields: &mut Fields<'_>, field: &str, texts: &[Stri
 }
 
 pub(super) fn required_scopes(fields: &mut Fields<'_>, texts: &[String]) -> Option<Vec<Scope>> {
-    distinct(fields, "required_scopes", texts, scope::MAX_REQUIRED, "scopes", Scope::from_str)
+    // A scope that is required twice is required.
+    let mut once: Vec<String> = Vec::new();
+    for text in texts {
+        if texts.len() > scope::MAX_REQUIRED || !once.contains(text) {
+            once.push(text.clone());
+        }
+    }
+    distinct(fields, "required_scopes", &once, scope::MAX_REQUIRED, "scopes", Scope::from_str)
 }
 
 /// A list of at most `most` different items.

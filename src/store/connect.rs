@@ -66,7 +66,7 @@ impl Address {
 /// How to use a database.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Connections at most; on SQLite readers, beside the one writer.
+    /// Connections at most for reading. Beside them SQLite has one for writing, a server half as many.
     pub connections: u32,
     /// How long a statement, or the wait for a connection, may take.
     pub timeout: Duration,
@@ -92,8 +92,10 @@ impl Store {
             }
             Address::Postgres(url) => {
                 reach_postgres(url, options.timeout).await?;
-                let connection = connect(postgres(url, options)).await?;
-                (connection.clone(), connection)
+                // Pools of their own: changes that wait for each other must not take the connections of Validate.
+                let writers = Options { connections: (options.connections / 2).max(1), ..options };
+                let writer = connect(postgres(url, writers)).await?;
+                (connect(postgres(url, options)).await?, writer)
             }
         };
         let statements = Arc::new(AtomicU64::new(0));

@@ -134,10 +134,6 @@ pub(super) fn columns_to_save(key: &ApiKey) -> Result<Vec<(api_key::Column, Expr
     let row = row_from_key(if readable { key } else { &stand_in })?;
     let mut columns: Vec<(C, Expr)> = vec![
         (C::DisplayName, Expr::value(row.display_name)),
-        (C::CredentialId, Expr::value(row.credential_id)),
-        (C::Prefix, Expr::value(row.prefix)),
-        (C::RetiringCredentialId, Expr::value(row.retiring_credential_id)),
-        (C::RetiringExpireTime, Expr::value(row.retiring_expire_time)),
         (C::Disabled, Expr::value(row.disabled)),
         (C::UpdateTime, Expr::value(row.update_time)),
         (C::NotBeforeTime, Expr::value(row.not_before_time)),
@@ -148,6 +144,15 @@ pub(super) fn columns_to_save(key: &ApiKey) -> Result<Vec<(api_key::Column, Expr
         (C::DeleteReason, Expr::value(row.delete_reason)),
         (C::Version, Expr::value(row.version)),
     ];
+    // A Rotate writes its credential whatever was there; any other change leaves what it could not read.
+    if readable || key.rotate_time == Some(key.update_time) {
+        columns.extend([
+            (C::CredentialId, Expr::value(row.credential_id)),
+            (C::Prefix, Expr::value(row.prefix)),
+            (C::RetiringCredentialId, Expr::value(row.retiring_credential_id)),
+            (C::RetiringExpireTime, Expr::value(row.retiring_expire_time)),
+        ]);
+    }
     if readable {
         columns.extend([
             (C::AllowedIps, Expr::value(row.allowed_ips)),

@@ -5,8 +5,10 @@
 //! that are no change of a key (a renewed hash, an erased sealed secret, a refused act) are methods of [`Store`] and say
 //! so.
 //!
-//! Every query takes a [`Reach`](crate::domain::Reach), the proof that a right was judged, and leaves deleted keys out
-//! unless its name ends in `_even_deleted`. Names put the thing first: `find` may return none, `list` pages.
+//! A query for a caller takes a [`Reach`](crate::domain::Reach), the proof that a right was judged, and leaves deleted keys
+//! out unless its name ends in `_even_deleted` or its filter asks for them. What Validate reads is judged by whoever asked;
+//! what upkeep and the rule of the last administrator read is not for a caller. Names put the thing first: `find` may
+//! return none, `list` pages.
 
 mod api_keys;
 mod audit;

@@ -79,7 +79,7 @@ impl Store {
             .col_expr(request_log::Column::Sealed, Expr::value(None::<Vec<u8>>))
             .col_expr(request_log::Column::SealedRoot, Expr::value(None::<String>))
             .filter(request_log::Column::CreateTime.lt(time.micros()))
-            .filter(request_log::Column::Sealed.is_not_null());
+            .filter(request_log::Column::SealedRoot.is_not_null());
         Ok(self.bounded(erase.exec(&self.writer)).await?.rows_affected)
     }
 }

@@ -29,6 +29,9 @@ impl Store {
         let options = if self.engine == Engine::Sqlite { options } else { TransactionOptions::default() };
         let tx = self.writer.begin_with_options(options).await.map_err(failure::of)?;
         if self.engine == Engine::Postgres {
+            // A migrator that freezes must not hold up every other start for ever.
+            let limits = "SET LOCAL lock_timeout = '60s'; SET LOCAL idle_in_transaction_session_timeout = '30s'";
+            tx.execute_unprepared(limits).await.map_err(failure::of)?;
             let lock = format!("SELECT pg_advisory_xact_lock({LOCK})");
             tx.execute_unprepared(&lock).await.map_err(failure::of)?;
         }

@@ -38,7 +38,7 @@ impl Store {
     pub async fn begin(&self) -> Result<Tx> {
         let tx = match self.engine {
             Engine::Sqlite => self.begin_on_sqlite().await?,
-            Engine::Postgres => self.bounded(self.begin_on_postgres()).await?,
+            Engine::Postgres => self.begin_on_postgres().await?,
         };
         // A lock may take its whole time-out before the statement itself begins.
         Ok(Tx { tx, timeout: self.timeout + Duration::from_secs(2) })
@@ -51,21 +51,30 @@ impl Store {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        self.writer.begin_with_options(options).await.map_err(|error| match error {
-            // There is one writer, and the others wait for it: who has waited too long waits again.
-            DbErr::ConnectionAcquire(_) => Error::Unavailable(Unavailable::Contended(error.into())),
-            error => failure::of(error),
-        })
+        self.begin_with(options).await
     }
 
-    async fn begin_on_postgres(&self) -> Result<DatabaseTransaction, DbErr> {
+    /// Waits for a connection as long as the pool does, and for the database no longer than the time-out.
+    async fn begin_with(&self, options: TransactionOptions) -> Result<DatabaseTransaction> {
+        match tokio::time::timeout(self.timeout * 2, self.writer.begin_with_options(options)).await {
+            Ok(Ok(tx)) => Ok(tx),
+            // There are few writers, and the others wait for them: who has waited too long waits again.
+            Ok(Err(error @ DbErr::ConnectionAcquire(_))) => {
+                Err(Error::Unavailable(Unavailable::Contended(error.into())))
+            }
+            Ok(Err(error)) => Err(failure::of(error)),
+            Err(late) => Err(Error::Unavailable(Unavailable::Database(late.into()))),
+        }
+    }
+
+    async fn begin_on_postgres(&self) -> Result<DatabaseTransaction> {
         let options = TransactionOptions {
             isolation_level: Some(IsolationLevel::ReadCommitted),
             ..TransactionOptions::default()
         };
-        let tx = self.writer.begin_with_options(options).await?;
-        tx.execute_unprepared("SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '5s'")
-            .await?;
+        let tx = self.begin_with(options).await?;
+        let limits = "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '5s'";
+        self.bounded(tx.execute_unprepared(limits)).await?;
         Ok(tx)
     }
 }
