@@ -345,7 +345,12 @@ mod tests {
             log: text("a=b=c"),
             ..SettingsArgs::default()
         };
-        let problems = read(&args, &["CLAVIGER_DATABSE_URL", "CLAVIGER_PORT_80_TCP", "HOME"]).err().unwrap();
+        let problems = read(
+            &args,
+            &["CLAVIGER_DATABSE_URL", "CLAVIGER_PORT_80_TCP", "CLAVIGER_OPS_PORT", "CLAVIGER_OPS_SERVICE_HOST", "HOME"],
+        )
+        .err()
+        .unwrap();
         insta::assert_snapshot!(problems, @"
         15 settings are wrong:
           the environment has `CLAVIGER_DATABSE_URL`, which is no setting, perhaps CLAVIGER_DATABASE_URL; `claviger serve --help` lists all

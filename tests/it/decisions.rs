@@ -297,3 +297,59 @@ on_every_engine! {
         }
     }
 }
+
+on_every_engine! {
+    async fn a_scope_that_is_required_twice_is_required(service: Service) {
+        let made = service.make_for("acme", &["a"]).await;
+        let required_scopes = vec!["a".to_owned(), "a".to_owned(), "b".to_owned(), "b".to_owned()];
+        let request = proto::ValidateRequest { key: made.key, required_scopes, ..Default::default() };
+        let answer = service.admin().validate(request).await.unwrap().into_inner();
+        assert_eq!((answer.code(), answer.missing_scopes), (DecisionCode::ScopeNotGranted, vec!["b".to_owned()]));
+    }
+}
+
+on_every_engine! {
+    async fn a_hash_that_does_not_match_is_run_once_and_told_each_time(service: Service) {
+        let (mine, other) = (service.make_for("acme", &[]).await, service.make_for("acme", &[]).await);
+        let sql = format!(
+            "UPDATE credential SET phc = (SELECT phc FROM credential WHERE key_id = (SELECT id FROM api_key WHERE \
+             display_name = 'other')) WHERE key_id <> (SELECT id FROM api_key WHERE display_name = 'other') AND key_id IN \
+             (SELECT id FROM api_key WHERE merchant_username = '{}')",
+            other.api_key.merchant_username
+        );
+        service.execute(&format!("UPDATE api_key SET display_name = 'other' WHERE {}", id_is(&service, &other.id))).await;
+        assert_eq!(service.execute(&sql).await, 1);
+        let (_, before) = service.work();
+        for _ in 0..5 {
+            assert_eq!(service.decision(&mine.key).await, DecisionCode::NotFound);
+        }
+        assert_eq!(service.work().1 - before, 1);
+        assert_eq!(service.app.alarms().hash_mismatch(), 5);
+    }
+}
+
+/// A condition on the bytes of a key's id.
+fn id_is(service: &Service, id: &str) -> String {
+    let id: claviger::domain::KeyId = id.parse().unwrap();
+    let hexadecimal = id.as_bytes().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    match service.app.store().engine() {
+        claviger::store::Engine::Sqlite => format!("id = x'{hexadecimal}'"),
+        claviger::store::Engine::Postgres => format!("id = decode('{hexadecimal}', 'hex')"),
+    }
+}
+
+on_every_engine! {
+    async fn a_caller_from_a_wrong_address_is_written_down(service: Service) {
+        let elsewhere = proto::ApiKey {
+            allowed_ips: vec!["192.0.2.1".into()],
+            ..key_of("acme", &["claviger:validate"])
+        };
+        let stolen = service.make(elsewhere).await;
+        let request = proto::ValidateRequest::default();
+        let refused = service.client(&stolen.key).validate(request).await.unwrap_err();
+        assert_eq!(reason(&refused), "PEER_NOT_ALLOWED");
+        service.app.drain().await;
+        let written = service.execute("DELETE FROM refusal_log WHERE reason = 'PEER_NOT_ALLOWED'").await;
+        assert_eq!(written, 1);
+    }
+}

@@ -12,6 +12,7 @@ use prost::Message;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::net::TcpListener;
 use tonic::{Code, IntoRequest, Request, Status, metadata::MetadataValue, transport::Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_prost::ProstCodec;
 
 use crate::{
@@ -187,7 +188,9 @@ async fn a_call_beside_the_bound(service: &Service) -> Result<proto::GetResponse
     // It never ends by itself: its end would close the database that it shares with the other server.
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&service.app), settings, std::future::pending()));
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-    let answer = ApiKeyServiceClient::new(channel).get(proto::GetRequest::default()).await;
+    let answer = ApiKeyServiceClient::new(channel.clone()).get(proto::GetRequest::default()).await;
+    let probe = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(probe.status(), ServingStatus::Serving, "a probe is answered however much there is to do");
     serving.abort();
     Ok(answer?.into_inner())
 }

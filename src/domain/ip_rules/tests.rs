@@ -132,3 +132,10 @@ fn case_13_what_is_no_address_is_refused() {
     }
     insta::assert_snapshot!("10.0.0.1:443".parse::<CallerIp>().unwrap_err(), @"`10.0.0.1:443` is no IP address; write one IPv4 or IPv6 address, without port, brackets, zone or prefix length");
 }
+
+#[test]
+fn the_way_that_is_told_is_itself_accepted() {
+    let told = "::ffff:10.0.0.5/104".parse::<IpBlock>().unwrap_err();
+    let way = told.rsplit("write ").next().unwrap();
+    assert_eq!(way.parse::<IpBlock>().unwrap().to_string(), "10.0.0.0/8");
+}
