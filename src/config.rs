@@ -66,7 +66,7 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "DURATION", env = "CLAVIGER_PURGE_AFTER", hide_env_values = true)]
     purge_after: Option<String>,
 
-    /// Connections to the database, 2 to 200 [default: 8]
+    /// Connections for reading, 2 to 200; on PostgreSQL half as many more for changes [default: 8]
     #[arg(long, value_name = "NUMBER", env = "CLAVIGER_DATABASE_CONNECTIONS", hide_env_values = true)]
     database_connections: Option<String>,
 
