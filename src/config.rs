@@ -2,6 +2,7 @@
 //! would be right; what is secret is told never.
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -17,6 +18,7 @@ use crate::{
         secret_hash::Profile,
     },
     store::Address,
+    telemetry::settings::{self as telemetry, TelemetrySettings},
 };
 
 mod unknown;
@@ -30,7 +32,7 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "ADDRESS:PORT", env = "CLAVIGER_LISTEN", hide_env_values = true)]
     listen: Option<String>,
 
-    /// Where to serve probes and metrics (known, and without effect in this version) [default: 127.0.0.1:50052]
+    /// Where to serve probes and metrics over plain HTTP: /livez, /readyz and /metrics [default: 127.0.0.1:50052]
     #[arg(long, value_name = "ADDRESS:PORT", env = "CLAVIGER_OPS_LISTEN", hide_env_values = true)]
     ops_listen: Option<String>,
 
@@ -95,7 +97,7 @@ pub struct SettingsArgs {
 pub struct Settings {
     /// Where to serve gRPC.
     pub listen: SocketAddr,
-    /// Where a later version serves probes and metrics.
+    /// Where to serve probes and metrics.
     pub ops_listen: SocketAddr,
     /// The data folder, absolute.
     pub data_dir: PathBuf,
@@ -115,6 +117,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Whether reflection is served.
     pub reflection: bool,
+    /// Where telemetry goes.
+    pub telemetry: TelemetrySettings,
     /// What the service itself is to know.
     pub app: app::Settings,
 }
@@ -154,17 +158,17 @@ impl std::error::Error for Problems {}
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 impl SettingsArgs {
-    /// Reads all settings. `environment` are the names that are set, `threads` what the machine can run at once.
+    /// Reads all settings. `environment` is what is set there, `threads` what the machine can run at once.
     ///
     /// # Errors
     /// All that is wrong.
     pub fn read(
         &self,
-        environment: impl IntoIterator<Item = String>,
+        environment: &BTreeMap<String, String>,
         threads: usize,
     ) -> Result<(Settings, LogSettings), Problems> {
         let mut reader = Reader::default();
-        reader.0.extend(unknown::names(environment).map(|what| Problem { setting: "the environment", what }));
+        reader.0.extend(unknown::names(environment.keys()).map(|what| Problem { setting: "the environment", what }));
         let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let listen = reader.read("CLAVIGER_LISTEN", self.listen.as_ref(), loopback(50051), socket);
         let ops_listen = reader.read("CLAVIGER_OPS_LISTEN", self.ops_listen.as_ref(), loopback(50052), socket);
@@ -212,6 +216,8 @@ impl SettingsArgs {
                 .map(|_| text.to_owned())
                 .map_err(|_| "is no filter; write one such as info or claviger=debug".to_owned())
         });
+        let (telemetry, wrong) = telemetry::read(environment);
+        reader.0.extend(wrong.into_iter().map(|(setting, what)| Problem { setting, what }));
         let settings = Settings {
             listen,
             ops_listen,
@@ -224,6 +230,7 @@ impl SettingsArgs {
             max_calls,
             drain_timeout,
             reflection,
+            telemetry,
             app: app::Settings {
                 key_format,
                 profile,
@@ -311,7 +318,7 @@ mod tests {
     use super::*;
 
     fn read(args: &SettingsArgs, environment: &[&str]) -> Result<(Settings, LogSettings), Problems> {
-        args.read(environment.iter().map(ToString::to_string), 2)
+        args.read(&environment.iter().map(|name| ((*name).to_owned(), String::new())).collect(), 2)
     }
 
     #[test]

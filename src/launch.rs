@@ -172,8 +172,11 @@ async fn warn_without_administrator(app: &Arc<App>) -> Result<bool, Failed> {
     Ok(false)
 }
 
-/// 22 random characters: the name of a history.
-fn random_name() -> Result<String, LaunchError> {
+/// 22 random characters: the name of a history, or of a process.
+///
+/// # Errors
+/// Those of the random generator.
+pub fn random_name() -> Result<String, LaunchError> {
     let mut bytes = [0_u8; 16];
     SysRng.try_fill_bytes(&mut bytes).map_err(|error| format!("there is no randomness: {error}"))?;
     Ok(CredentialId::from_bytes(bytes).to_string())

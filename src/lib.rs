@@ -51,6 +51,8 @@ pub mod migrations;
 
 pub mod clock;
 
+pub mod trace;
+
 pub mod server;
 
 pub mod launch;

@@ -1,5 +1,7 @@
 //! The server: services, layers, workers, and their end.
 
+pub mod ops;
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinSet};
@@ -9,9 +11,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder as Reflection;
 
 use crate::{
-    app::App,
-    grpc::{self, api_keys::ApiKeys, outer::OuterLayer, proto},
+    app::{App, alarms::Alarm},
+    grpc::{self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto},
+    telemetry::instruments,
 };
+use ops::Readiness;
 
 /// How the server is to serve.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +28,10 @@ pub struct ServerSettings {
     pub reflection: bool,
     /// How often upkeep is done, the first time after as long.
     pub upkeep_interval: Duration,
+    /// How often the keys of each state are counted, the first time at once; none: never.
+    pub census_interval: Option<Duration>,
+    /// Whether calls are traced.
+    pub traces: bool,
 }
 
 /// Why the server stopped without having been asked to.
@@ -56,6 +64,7 @@ pub async fn serve(
     listener: TcpListener,
     app: Arc<App>,
     settings: ServerSettings,
+    readiness: Arc<Readiness>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let stop = CancellationToken::new();
@@ -66,6 +75,10 @@ pub async fn serve(
     let mut workers = JoinSet::new();
     workers.spawn(watch_database(Arc::clone(&app), is_there, health.clone(), stop.clone()));
     workers.spawn(do_upkeep(Arc::clone(&app), settings.upkeep_interval, stop.clone()));
+    if let Some(interval) = settings.census_interval {
+        workers.spawn(take_census(Arc::clone(&app), interval, stop.clone()));
+    }
+    instruments::observe(&app);
 
     let (reflection_v1, reflection_v1alpha) = if settings.reflection {
         let most = grpc::MAX_REQUEST;
@@ -81,6 +94,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(256)
         .http2_max_header_list_size(16 * 1024)
+        .layer(ObservedLayer::new(settings.traces))
         .layer(OuterLayer::new(settings.max_calls))
         .add_service(health_service.max_decoding_message_size(grpc::MAX_REQUEST))
         .add_optional_service(reflection_v1)
@@ -88,6 +102,8 @@ pub async fn serve(
         .add_service(ApiKeys::server(&app));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
+
+    readiness.begin_serving(&app);
 
     let mut transport_ended = false;
     let outcome = tokio::select! {
@@ -103,6 +119,7 @@ pub async fn serve(
     };
 
     tracing::info!("shutting down");
+    readiness.begin_draining();
     stop.cancel();
     let served = tokio::time::timeout(settings.drain_timeout, async {
         tell_health(&health, false).await;
@@ -125,7 +142,11 @@ pub async fn serve(
     }
     // A connection that hangs must not cost the end of a change that has begun.
     if tokio::time::timeout(CHANGES_END, app.drain()).await.is_err() {
-        tracing::error!(alarm = "change_cut_off", "a change did not end in time; whether it was made is not known");
+        app.alarms().count(Alarm::ChangeCutOff);
+        tracing::error!(
+            alarm = Alarm::ChangeCutOff.name(),
+            "a change did not end in time; whether it was made is not known"
+        );
     }
     if let Err(error) = app.store().close().await {
         tracing::warn!(?error, "the database could not be closed");
@@ -160,7 +181,10 @@ async fn watch_database(
         let answer = app.store().ping().await;
         let is_there = answer.is_ok();
         match (was_there, answer) {
-            (true, Err(error)) => tracing::error!(alarm = "database_away", ?error, "the database does not answer"),
+            (true, Err(error)) => {
+                app.alarms().count(Alarm::DatabaseAway);
+                tracing::error!(alarm = Alarm::DatabaseAway.name(), ?error, "the database does not answer");
+            }
             (false, Ok(())) => tracing::info!("the database answers again"),
             // Watchers are told again with every word, so none is said without news.
             _ => continue,
@@ -182,4 +206,14 @@ async fn do_upkeep(app: Arc<App>, interval: Duration, stop: CancellationToken) -
         }
     }
     "upkeep"
+}
+
+async fn take_census(app: Arc<App>, interval: Duration, stop: CancellationToken) -> &'static str {
+    let mut ticks = tokio::time::interval(interval);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        if let Err(error) = app.take_census().await {
+            tracing::warn!(?error, "the keys could not be counted; the metric shows the last count");
+        }
+    }
+    "the census"
 }

@@ -1,31 +1,56 @@
-//! What an operator has to look at: logged as an error with the field `alarm`, and counted.
+//! What an operator has to look at: logged as an error with the field `alarm`, and counted by kind.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::domain::{CredentialId, error::Poisoned};
 
-/// Counts the alarms raised, by kind.
-#[derive(Debug, Default)]
-pub struct Alarms {
-    record_poisoned: AtomicU64,
-    hash_mismatch: AtomicU64,
+/// The kinds of alarm. Their names stand in the log's field `alarm` and in the metric's label `kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// A stored record cannot be read; its key is refused.
+    RecordPoisoned,
+    /// A secret with a right tag does not match its hash.
+    HashMismatch,
+    /// The database does not answer.
+    DatabaseAway,
+    /// A change was cut off by the end of the process; whether it was made is not known.
+    ChangeCutOff,
 }
 
+impl Alarm {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::RecordPoisoned, Self::HashMismatch, Self::DatabaseAway, Self::ChangeCutOff];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RecordPoisoned => "record_poisoned",
+            Self::HashMismatch => "hash_mismatch",
+            Self::DatabaseAway => "database_away",
+            Self::ChangeCutOff => "change_cut_off",
+        }
+    }
+}
+
+/// Counts the alarms raised, by kind.
+#[derive(Debug, Default)]
+pub struct Alarms([AtomicU64; Alarm::ALL.len()]);
+
 impl Alarms {
-    /// How often a stored record could not be read.
-    pub fn record_poisoned(&self) -> u64 {
-        self.record_poisoned.load(Ordering::Relaxed)
+    /// How often `alarm` was raised.
+    pub fn raised(&self, alarm: Alarm) -> u64 {
+        self.0[alarm as usize].load(Ordering::Relaxed)
     }
 
-    /// How often a secret with a right tag did not match its hash.
-    pub fn hash_mismatch(&self) -> u64 {
-        self.hash_mismatch.load(Ordering::Relaxed)
+    /// Counts one. Whoever raises it writes it to the log, with what is known of it.
+    pub fn count(&self, alarm: Alarm) {
+        self.0[alarm as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn raise_record_poisoned(&self, poisoned: Poisoned) {
-        self.record_poisoned.fetch_add(1, Ordering::Relaxed);
+        self.count(Alarm::RecordPoisoned);
         tracing::error!(
-            alarm = "record_poisoned",
+            alarm = Alarm::RecordPoisoned.name(),
             key_id = %poisoned.key_id,
             what = poisoned.what,
             "a stored record cannot be read; its key is refused"
@@ -34,9 +59,9 @@ impl Alarms {
 
     /// Whoever can make a right tag has the root secret, or a hash was tampered with.
     pub(super) fn raise_hash_mismatch(&self, credential_id: CredentialId) {
-        self.hash_mismatch.fetch_add(1, Ordering::Relaxed);
+        self.count(Alarm::HashMismatch);
         tracing::error!(
-            alarm = "hash_mismatch",
+            alarm = Alarm::HashMismatch.name(),
             %credential_id,
             "a key string with a right tag does not match the stored hash: forged with the root secret, or the row was \
              changed by hand"

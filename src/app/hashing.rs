@@ -4,7 +4,10 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -14,9 +17,12 @@ use tokio::sync::{
     oneshot,
 };
 
-use crate::domain::{
-    Error, Result,
-    secret_hash::{Hasher, Memory},
+use crate::{
+    domain::{
+        Error, Result,
+        secret_hash::{Hasher, Memory},
+    },
+    trace::{self, SpanKind},
 };
 
 /// When to come back if the queue is full.
@@ -28,6 +34,7 @@ type Job = Box<dyn FnOnce(&Hasher, &mut Memory) + Send>;
 pub(super) struct HashingPool {
     hasher: Arc<Hasher>,
     queue: mpsc::Sender<Job>,
+    shed: AtomicU64,
 }
 
 impl HashingPool {
@@ -40,7 +47,17 @@ impl HashingPool {
             let (hasher, receiver) = (Arc::clone(&hasher), Arc::clone(&receiver));
             thread::Builder::new().name(format!("hashing-{number}")).spawn(move || work(&hasher, &receiver))?;
         }
-        Ok(Self { hasher, queue: sender })
+        Ok(Self { hasher, queue: sender, shed: AtomicU64::new(0) })
+    }
+
+    /// How many jobs wait for a thread now.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    /// How many jobs were refused because the queue was full.
+    pub(super) fn shed(&self) -> u64 {
+        self.shed.load(Ordering::Relaxed)
     }
 
     /// The counter of runs.
@@ -65,10 +82,15 @@ impl HashingPool {
             }
         });
         self.queue.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => Error::Overloaded { retry_after: RETRY_AFTER },
+            TrySendError::Full(_) => {
+                self.shed.fetch_add(1, Ordering::Relaxed);
+                Error::Overloaded { retry_after: RETRY_AFTER }
+            }
             TrySendError::Closed(_) => Error::fault("the hashing threads are gone"),
         })?;
-        waiting.await.map_err(|_| Error::fault("a hashing job panicked"))
+        // The span holds the waiting for a thread, too: that is what an operator looks for in it.
+        let waited = async { waiting.await.map_err(|_| Error::fault("a hashing job panicked")) };
+        trace::spanned("argon2", SpanKind::Internal, Vec::new, waited).await
     }
 }
 

@@ -6,6 +6,7 @@
 mod administrators;
 pub mod alarms;
 mod bootstrap;
+pub mod counts;
 mod create;
 mod delete;
 mod hashing;
@@ -41,13 +42,19 @@ pub use start::StartError;
 pub use update::Patch;
 pub use validate::{Question, Verdict};
 
-use self::{alarms::Alarms, hashing::HashingPool, proof::Proofs, refusals::Refusals};
+use self::{
+    alarms::Alarms,
+    counts::{Census, Counts},
+    hashing::HashingPool,
+    proof::Proofs,
+    refusals::Refusals,
+};
 use crate::{
     clock::Clock,
     domain::{
         Error, Result, Time,
         key_string::KeyFormat,
-        root_secret::{KeyRing, RootSecret},
+        root_secret::{KeyRing, RootId, RootSecret},
         secret_hash::{Hasher, Profile},
     },
     store::Store,
@@ -80,6 +87,8 @@ pub struct App {
     proofs: Proofs,
     refusals: Refusals,
     alarms: Alarms,
+    counts: Counts,
+    census: Census,
     mutations: TaskTracker,
 }
 
@@ -106,6 +115,8 @@ impl App {
             proofs,
             refusals: Refusals::default(),
             alarms: Alarms::default(),
+            counts: Counts::default(),
+            census: Census::default(),
             mutations: TaskTracker::new(),
             settings,
         }))
@@ -131,6 +142,26 @@ impl App {
         self.hashing.hasher()
     }
 
+    /// Hashes that wait for a thread now.
+    pub fn hashes_waiting(&self) -> usize {
+        self.hashing.waiting()
+    }
+
+    /// Hashes refused because too many waited.
+    pub fn hashes_shed(&self) -> u64 {
+        self.hashing.shed()
+    }
+
+    /// What was done so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// How many keys there are of each state.
+    pub fn census(&self) -> &Census {
+        &self.census
+    }
+
     /// What was raised so far.
     pub fn alarms(&self) -> &Alarms {
         &self.alarms
@@ -141,6 +172,11 @@ impl App {
     pub async fn drain(&self) {
         self.mutations.close();
         self.mutations.wait().await;
+    }
+
+    /// The root secrets that are in use and not mounted here, in the order of their names.
+    pub async fn roots_missing(&self) -> Vec<RootId> {
+        self.ring().await.missing()
     }
 
     async fn ring(&self) -> Arc<KeyRing> {

@@ -9,6 +9,7 @@ use crate::{
         ApiKey, Caller, Error, Reach, Result, Time, audit_event::AuditEvent, error::Unavailable, key_string::KeyString,
     },
     store::{Numbered, Revision, Tx},
+    trace,
 };
 
 /// How often a transaction is begun before the caller is told to try later.
@@ -77,7 +78,7 @@ impl App {
             return Err(Error::Unavailable(Unavailable::Draining));
         }
         let (app, caller) = (Arc::clone(self), caller.clone());
-        let task = self.mutations.spawn(async move {
+        let task = self.mutations.spawn(trace::following(async move {
             let mut pause = FIRST_PAUSE;
             for _ in 1..ATTEMPTS {
                 match app.attempt(&caller, &mutation).await {
@@ -90,7 +91,7 @@ impl App {
                 }
             }
             app.attempt(&caller, &mutation).await
-        });
+        }));
         task.await.map_err(Error::fault)?
     }
 

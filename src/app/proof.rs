@@ -86,6 +86,7 @@ impl App {
         let owner = Owner::new(key.id, credential.id, &key.merchant);
         let digest = self.proofs.digest(shown, credential, &owner);
         let proving = self.run_proof(shown, credential, key, owner);
+        self.counts.proof_asked();
         let failed = match self.proofs.proved.try_get_with(digest, proving).await {
             Ok(true) => return Ok(true),
             Ok(false) => {
@@ -109,6 +110,7 @@ impl App {
         key: &ApiKey,
         owner: Owner,
     ) -> Result<bool, Failed> {
+        self.counts.proof_missed();
         let poisoned = |what| Failed::Poisoned(Poisoned { key_id: key.id, what });
         Profile::named(&credential.profile).ok_or(poisoned("profile"))?;
         let stored = StoredHash::parse(&credential.phc).map_err(|_| poisoned("hash"))?;

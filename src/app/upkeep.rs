@@ -30,6 +30,14 @@ impl App {
         outcomes.into_iter().collect()
     }
 
+    /// Counts the keys of each state, for [`App::census`]. A database of a million keys works on it for part of a second.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn take_census(&self) -> Result<()> {
+        self.store.api_key_count_by_state(self.now()).await.map(|counts| self.census.note(counts))
+    }
+
     async fn erase_sealed(&self, now: Time) -> Result<()> {
         self.store.request_erase_sealed_before(now.saturating_sub(SHOWN_AGAIN_FOR)).await.map(drop)
     }

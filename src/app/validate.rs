@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::App;
+use super::{App, counts::code};
 use crate::{
     domain::{
         ApiKey, Caller, CredentialId, Error, Reach, Result, Scope,
@@ -13,6 +13,7 @@ use crate::{
         scope,
     },
     store::Revision,
+    trace,
 };
 
 /// What is asked about a key string.
@@ -50,15 +51,18 @@ impl App {
     pub async fn validate(self: &Arc<Self>, caller: &Caller, question: Question<'_>) -> Result<Verdict> {
         let reach = caller.require(scope::VALIDATE)?;
         let refused = |refusal, revision| Verdict { decision: Decision::Refused(refusal), revision };
-        match self.prove(question.key, &reach).await? {
-            Proved::Malformed => Ok(refused(Refusal::Malformed, None)),
-            Proved::NotFound(revision) => Ok(refused(Refusal::NotFound, Some(revision))),
+        let verdict = match self.prove(question.key, &reach).await? {
+            Proved::Malformed => refused(Refusal::Malformed, None),
+            Proved::NotFound(revision) => refused(Refusal::NotFound, Some(revision)),
             Proved::Key(key, shown, revision) => {
                 let decision = decide(&key, shown, question.caller_ip, &question.required_scopes, self.now())
                     .inspect_err(|poisoned| self.alarms.raise_record_poisoned(*poisoned))?;
-                Ok(Verdict { decision, revision: Some(revision) })
+                Verdict { decision, revision: Some(revision) }
             }
-        }
+        };
+        self.counts.decided(&verdict.decision);
+        trace::note("claviger.decision", code(&verdict.decision));
+        Ok(verdict)
     }
 
     /// Judges the key that a caller of ours showed, its address rules against the connection's `peer`.

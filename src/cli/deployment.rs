@@ -48,10 +48,13 @@ pub struct BootstrapArgs {
 /// Reads the settings and begins to log; what is wrong is told.
 pub(super) fn read_settings(args: &SettingsArgs) -> Result<(Settings, LogSettings), Exit> {
     #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
-    let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let environment = env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .collect();
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let (settings, log) = args.read(names, threads).map_err(|problems| fail(&problems.to_string(), Exit::Usage))?;
-    telemetry::begin(&log).map_err(|error| fail(&error, Exit::Fault))?;
+    let (settings, log) =
+        args.read(&environment, threads).map_err(|problems| fail(&problems.to_string(), Exit::Usage))?;
+    telemetry::log::begin(&log).map_err(|error| fail(&error, Exit::Fault))?;
     Ok((settings, log))
 }
 

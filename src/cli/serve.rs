@@ -18,12 +18,19 @@ use crate::{
     clock::SystemClock,
     config::{Settings, SettingsArgs},
     launch::{self, Launched},
-    server::{self, ServerSettings},
+    server::{
+        self, ServerSettings,
+        ops::{Ops, Readiness},
+    },
     store::Address,
+    telemetry::Telemetry,
 };
 
 /// How often sealed secrets are erased, deleted keys purged and root secrets looked at.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often the keys of each state are counted.
+const CENSUS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(args: SettingsArgs) -> Exit {
@@ -44,11 +51,16 @@ async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error
     // Asked for first: a signal that arrives while starting must not be lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // Bound before anything is made: a port that is taken should leave no trace.
-    let listener = TcpListener::bind(settings.listen)
-        .await
-        .map_err(|error| format!("{} cannot be listened on (CLAVIGER_LISTEN): {error}", settings.listen))?;
+    let listener = listen(settings.listen, "CLAVIGER_LISTEN").await?;
+    let ops_listener = listen(settings.ops_listen, "CLAVIGER_OPS_LISTEN").await?;
+    let ops_address = ops_listener.local_addr()?;
+    let telemetry = Arc::new(Telemetry::begin(&settings.telemetry, &launch::random_name()?)?);
+    let readiness = Arc::new(Readiness::default());
+    let ops = Ops::start(ops_listener, Arc::clone(&readiness), Arc::clone(&telemetry));
+
     let launched = launch::launch(settings, Arc::new(SystemClock)).await?;
-    let welcome = Welcome { settings, launched: &launched, address: listener.local_addr()?, program: &program() };
+    let welcome =
+        Welcome { settings, launched: &launched, address: listener.local_addr()?, ops_address, program: &program() };
     if json {
         welcome.log();
     } else {
@@ -65,9 +77,18 @@ async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error
         drain_timeout: settings.drain_timeout,
         reflection: settings.reflection,
         upkeep_interval: UPKEEP_INTERVAL,
+        census_interval: Some(CENSUS_INTERVAL),
+        traces: telemetry.traces(),
     };
-    server::serve(listener, Arc::clone(&launched.app), server, shutdown).await?;
-    Ok(())
+    let outcome = server::serve(listener, Arc::clone(&launched.app), server, readiness, shutdown).await;
+    telemetry.end().await;
+    ops.end().await;
+    Ok(outcome?)
+}
+
+async fn listen(address: SocketAddr, setting: &str) -> Result<TcpListener, String> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|error| format!("{address} cannot be listened on ({setting}): {error}"))
 }
 
 /// How this program was called, for lines that can be pasted.
@@ -80,6 +101,7 @@ struct Welcome<'a> {
     settings: &'a Settings,
     launched: &'a Launched,
     address: SocketAddr,
+    ops_address: SocketAddr,
     program: &'a str,
 }
 
@@ -91,14 +113,15 @@ impl Welcome<'_> {
         if let Some(path) = &self.launched.made_admin_key {
             tracing::info!(path = %path.display(), "made the first administrator");
         }
-        tracing::info!(address = %self.address, "serving");
+        tracing::info!(address = %self.address, ops_address = %self.ops_address, "serving");
     }
 }
 
 impl fmt::Display for Welcome<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { settings, launched, address, program } = self;
+        let Self { settings, launched, address, ops_address, program } = self;
         writeln!(f, "\nClaviger serves gRPC on {address}\n")?;
+        writeln!(f, "  probes, metrics http://{ops_address}: /livez, /readyz, /metrics")?;
         if let Address::Sqlite(path) = &settings.database {
             writeln!(f, "  database        {}", path.display())?;
         }

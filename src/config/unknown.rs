@@ -29,8 +29,8 @@ pub(super) const NAMES: [&str; 16] = [
 ///
 /// A misspelled name must not be taken for a setting that was left out. Kubernetes makes names of its own from services
 /// called `claviger`; those are let through.
-pub(super) fn names(environment: impl IntoIterator<Item = String>) -> impl Iterator<Item = String> {
-    let mut unknown: Vec<String> = environment
+pub(super) fn names<'a>(environment: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item = String> {
+    let mut unknown: Vec<&String> = environment
         .into_iter()
         .filter(|name| name.starts_with("CLAVIGER_"))
         .filter(|name| !NAMES.contains(&name.as_str()) && !OTHER_NAMES.contains(&name.as_str()))
@@ -38,9 +38,9 @@ pub(super) fn names(environment: impl IntoIterator<Item = String>) -> impl Itera
         .collect();
     unknown.sort_unstable();
     unknown.into_iter().map(|name| {
-        let nearest = NAMES.iter().min_by_key(|known| distance(known, &name));
+        let nearest = NAMES.iter().min_by_key(|known| distance(known, name));
         let hint = nearest.map(|known| format!(", perhaps {known}")).unwrap_or_default();
-        format!("has {}, which is no setting{hint}; `claviger serve --help` lists all", quoted(&name))
+        format!("has {}, which is no setting{hint}; `claviger serve --help` lists all", quoted(name))
     })
 }
 

@@ -40,6 +40,22 @@ pub enum State {
     Active,
 }
 
+impl State {
+    /// All of them, in their precedence.
+    pub const ALL: [Self; 5] = [Self::Deleted, Self::Disabled, Self::NotYetValid, Self::Expired, Self::Active];
+
+    /// Its name, as the API has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deleted => "DELETED",
+            Self::Disabled => "DISABLED",
+            Self::NotYetValid => "NOT_YET_VALID",
+            Self::Expired => "EXPIRED",
+            Self::Active => "ACTIVE",
+        }
+    }
+}
+
 /// Why a key was deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeleteReason {

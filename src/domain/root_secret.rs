@@ -196,6 +196,12 @@ impl KeyRing {
         }
     }
 
+    /// The ones that are in use and not mounted here, in the order of their names.
+    pub fn missing(&self) -> Vec<RootId> {
+        let in_use = self.states.iter().filter(|(_, state)| **state != RootState::Removed).map(|(id, _)| *id);
+        in_use.filter(|id| !self.mounted.contains_key(id)).collect()
+    }
+
     /// The one that new secrets are made under.
     ///
     /// # Errors

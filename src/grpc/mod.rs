@@ -1,11 +1,12 @@
 //! The words of the wire. Nobody else speaks protobuf.
 //!
-//! A call comes in through [`outer`] (limits, deadline, panics, the log line of a failure) and [`auth`] (who calls), is
+//! A call comes in through [`observed`] (its span and its duration), [`outer`] (limits, deadline, panics, the log line of a failure) and [`auth`] (who calls), is
 //! turned into words of the domain by `read`, answered by [`crate::app`], turned back by `write`, or into a status by
 //! [`status`].
 
 pub mod api_keys;
 pub mod auth;
+pub mod observed;
 pub mod outer;
 mod read;
 mod read_fields;

@@ -202,7 +202,7 @@ impl Call {
         let caller = response.extensions().get::<CalledBy>().map_or("", |called_by| called_by.0.as_str());
         let cause = cause_of(status);
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let (rpc, peer, code) = (self.known_path(), self.peer.as_str(), code_name(status.code()));
+        let (rpc, peer, code) = (self.known_path(), self.peer.as_str(), status::code_name(status.code()));
         match status.code() {
             Code::Internal | Code::Unknown | Code::DataLoss => {
                 tracing::error!(rpc, code, reason, caller, peer, took_ms, cause, "call failed");
@@ -236,18 +236,6 @@ fn cause_of(status: &Status) -> String {
 /// The hook of `main` has logged where it was; what a panic says could hold anything and goes nowhere.
 fn after_panic(_panic: &(dyn Any + Send)) -> Status {
     status::of(Error::fault("a handler panicked"))
-}
-
-/// A code in the spelling of the gRPC specification.
-fn code_name(code: Code) -> String {
-    let mut name = String::new();
-    for c in format!("{code:?}").chars() {
-        if c.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(c.to_ascii_uppercase());
-    }
-    name
 }
 
 /// Reads the header `grpc-timeout`: up to eight digits and a unit.
@@ -286,11 +274,5 @@ mod tests {
         for text in ["", "m", "1", "1x", "-1S", "+1S", "123456789S", "1é"] {
             assert_eq!(grpc_timeout(text), None, "{text}");
         }
-    }
-
-    #[test]
-    fn codes_are_spelled_as_in_the_specification() {
-        assert_eq!(code_name(Code::FailedPrecondition), "FAILED_PRECONDITION");
-        assert_eq!(code_name(Code::Ok), "OK");
     }
 }

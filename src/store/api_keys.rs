@@ -59,7 +59,7 @@ impl Store {
     pub async fn validation_read_even_deleted(&self, id: CredentialId) -> Result<Validation> {
         let statement = validation_statement(id);
         let row = self
-            .bounded(async {
+            .bounded("validation_read_even_deleted", async {
                 self.reader
                     .query_one(&statement)
                     .await?
@@ -84,7 +84,7 @@ impl Store {
     /// # Errors
     /// `Unavailable` or `Fault`.
     pub async fn api_key_find_even_deleted(&self, reach: &Reach, id: KeyId) -> Result<Option<ApiKey>> {
-        let row = self.bounded(by_id(reach, id).one(&self.reader)).await?;
+        let row = self.bounded("api_key_find_even_deleted", by_id(reach, id).one(&self.reader)).await?;
         row.map(key_from_row).transpose()
     }
 
@@ -100,7 +100,7 @@ impl Store {
             .col_expr(credential::Column::PepperRoot, Expr::value(root_text(new.pepper_root)))
             .filter(credential::Column::Id.eq(id.as_bytes().to_vec()))
             .filter(credential::Column::Phc.eq(old));
-        self.bounded(update.exec(&self.writer)).await.map(drop)
+        self.bounded("credential_renew_hash", update.exec(&self.writer)).await.map(drop)
     }
 
     /// Which deleted keys are due to be forgotten at `now`, the oldest first, at most `most`.
@@ -115,7 +115,11 @@ impl Store {
             .order_by_asc(api_key::Column::PurgeTime)
             .limit(most)
             .into_tuple::<Vec<u8>>();
-        self.bounded(ids.all(&self.reader)).await?.into_iter().map(|id| Ok(KeyId::from_bytes(bytes(&id)?))).collect()
+        self.bounded("api_key_list_due_for_purge", ids.all(&self.reader))
+            .await?
+            .into_iter()
+            .map(|id| Ok(KeyId::from_bytes(bytes(&id)?)))
+            .collect()
     }
 }
 
@@ -126,7 +130,7 @@ impl Tx {
     /// # Errors
     /// `Unavailable` or `Fault`.
     pub async fn api_key_peek_even_deleted(&self, reach: &Reach, id: KeyId) -> Result<Option<ApiKey>> {
-        let row = self.bounded(by_id(reach, id).one(&self.tx)).await?;
+        let row = self.bounded("api_key_peek_even_deleted", by_id(reach, id).one(&self.tx)).await?;
         row.map(key_from_row).transpose()
     }
 
@@ -135,7 +139,8 @@ impl Tx {
     /// # Errors
     /// `Unavailable` or `Fault`.
     pub async fn api_key_find_even_deleted(&self, reach: &Reach, id: KeyId) -> Result<Option<ApiKey>> {
-        let row = self.bounded(by_id(reach, id).lock(LockType::Update).one(&self.tx)).await?;
+        let row =
+            self.bounded("api_key_find_even_deleted", by_id(reach, id).lock(LockType::Update).one(&self.tx)).await?;
         row.map(key_from_row).transpose()
     }
 
@@ -145,7 +150,7 @@ impl Tx {
     /// `Unavailable` or `Fault`.
     pub async fn api_key_insert(&self, key: &ApiKey, credential: &Credential) -> Result<()> {
         let row = row_from_key(key)?.into_active_model();
-        self.bounded(api_key::Entity::insert(row).exec_without_returning(&self.tx)).await?;
+        self.bounded("api_key_insert", api_key::Entity::insert(row).exec_without_returning(&self.tx)).await?;
         self.credential_insert(key.id, credential).await
     }
 
@@ -163,7 +168,9 @@ impl Tx {
             pepper_root: Set(root_text(credential.pepper_root)),
             create_time: Set(credential.create_time.micros()),
         };
-        self.bounded(credential::Entity::insert(row).exec_without_returning(&self.tx)).await.map(drop)
+        self.bounded("credential_insert", credential::Entity::insert(row).exec_without_returning(&self.tx))
+            .await
+            .map(drop)
     }
 
     /// Writes `key` over the row of the version before it. Terms that cannot be read stay as they are stored.
@@ -178,7 +185,7 @@ impl Tx {
         for (column, value) in columns_to_save(key)? {
             update = update.col_expr(column, value);
         }
-        let outcome = self.bounded(update.exec(&self.tx)).await?;
+        let outcome = self.bounded("api_key_save", update.exec(&self.tx)).await?;
         super::tx::exactly_one("api_key_save", outcome.rows_affected)
     }
 
@@ -189,13 +196,13 @@ impl Tx {
     pub async fn api_key_purge(&self, id: KeyId) -> Result<()> {
         let id = id.as_bytes().to_vec();
         let requests = request_log::Entity::delete_many().filter(request_log::Column::KeyId.eq(id.clone()));
-        self.bounded(requests.exec(&self.tx)).await?;
+        self.bounded("api_key_purge", requests.exec(&self.tx)).await?;
         let credentials = credential::Entity::delete_many().filter(credential::Column::KeyId.eq(id.clone()));
-        self.bounded(credentials.exec(&self.tx)).await?;
+        self.bounded("api_key_purge", credentials.exec(&self.tx)).await?;
         let key = api_key::Entity::delete_many()
             .filter(api_key::Column::Id.eq(id))
             .filter(api_key::Column::DeleteTime.is_not_null());
-        let outcome = self.bounded(key.exec(&self.tx)).await?;
+        let outcome = self.bounded("api_key_purge", key.exec(&self.tx)).await?;
         super::tx::exactly_one("api_key_purge", outcome.rows_affected)
     }
 
@@ -207,7 +214,11 @@ impl Tx {
         let administrators = api_key::Entity::find()
             .filter(api_key::Column::FullAdministrator.eq(true))
             .filter(api_key::Column::DeleteTime.is_null());
-        self.bounded(administrators.all(&self.tx)).await?.into_iter().map(key_from_row).collect()
+        self.bounded("api_key_list_full_administrators", administrators.all(&self.tx))
+            .await?
+            .into_iter()
+            .map(key_from_row)
+            .collect()
     }
 }
 

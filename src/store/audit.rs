@@ -46,6 +46,6 @@ impl Tx {
             reason: Set(reason_number(event.reason)),
             note: Set(event.note.clone()),
         };
-        self.bounded(audit_log::Entity::insert(row).exec_without_returning(&self.tx)).await.map(drop)
+        self.bounded("audit_insert", audit_log::Entity::insert(row).exec_without_returning(&self.tx)).await.map(drop)
     }
 }

@@ -18,7 +18,7 @@ use sea_orm::{
     },
 };
 
-use super::{Engine, Store, failure};
+use super::{Engine, Store, calls::Calls, failure};
 use crate::domain::{
     Result,
     error::{Cause, Error, Unavailable},
@@ -105,7 +105,41 @@ impl Store {
                 statements.fetch_add(1, Ordering::Relaxed);
             });
         }
-        Ok(Self { reader, writer, engine: address.engine(), statements, timeout: options.timeout })
+        let (engine, timeout) = (address.engine(), options.timeout);
+        Ok(Self { reader, writer, engine, statements, calls: Arc::new(Calls::new(engine)), timeout })
+    }
+}
+
+/// How many connections a pool holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// `read` or `write`.
+    pub name: &'static str,
+    /// Connections that are at work.
+    pub used: u32,
+    /// Connections that wait for work.
+    pub idle: u32,
+    /// Connections at most.
+    pub most: u32,
+}
+
+impl Store {
+    /// The pools as they are now.
+    pub fn pools(&self) -> [Pool; 2] {
+        [("read", &self.reader), ("write", &self.writer)].map(|(name, connection)| {
+            let (size, idle, most) = match self.engine {
+                Engine::Sqlite => {
+                    let pool = connection.get_sqlite_connection_pool();
+                    (pool.size(), pool.num_idle(), pool.options().get_max_connections())
+                }
+                Engine::Postgres => {
+                    let pool = connection.get_postgres_connection_pool();
+                    (pool.size(), pool.num_idle(), pool.options().get_max_connections())
+                }
+            };
+            let idle = u32::try_from(idle).unwrap_or(u32::MAX);
+            Pool { name, used: size.saturating_sub(idle), idle, most }
+        })
     }
 }
 

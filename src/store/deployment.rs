@@ -33,7 +33,7 @@ impl Store {
     /// `Unavailable` or `Fault`.
     pub async fn root_secret_list(&self) -> Result<Vec<RootRow>> {
         let select = root_secret::Entity::find().order_by_asc(root_secret::Column::K);
-        let rows = self.bounded(select.all(&self.reader)).await?;
+        let rows = self.bounded("root_secret_list", select.all(&self.reader)).await?;
         rows.into_iter()
             .map(|row| {
                 let mut name = row.k.chars();
@@ -65,7 +65,9 @@ impl Store {
             }),
             activate_time: Set(now.micros()),
         };
-        self.bounded(root_secret::Entity::insert(row).exec_without_returning(&self.writer)).await.map(drop)
+        self.bounded("root_secret_insert", root_secret::Entity::insert(row).exec_without_returning(&self.writer))
+            .await
+            .map(drop)
     }
 
     /// Whether the first administrator was ever made, whatever became of it.
@@ -73,7 +75,7 @@ impl Store {
     /// # Errors
     /// `Unavailable` or `Fault`.
     pub async fn bootstrap_is_done(&self) -> Result<bool> {
-        Ok(self.bounded(bootstrap::Entity::find_by_id(ONCE).one(&self.reader)).await?.is_some())
+        Ok(self.bounded("bootstrap_is_done", bootstrap::Entity::find_by_id(ONCE).one(&self.reader)).await?.is_some())
     }
 }
 
@@ -88,6 +90,8 @@ impl Tx {
             credential_id: Set(credential_id.as_bytes().to_vec()),
             time: Set(now.micros()),
         };
-        self.bounded(bootstrap::Entity::insert(row).exec_without_returning(&self.tx)).await.map(drop)
+        self.bounded("bootstrap_insert", bootstrap::Entity::insert(row).exec_without_returning(&self.tx))
+            .await
+            .map(drop)
     }
 }

@@ -52,7 +52,7 @@ impl Store {
             .col_expr(feed_head::Column::Epoch, Expr::value(epoch))
             .filter(feed_head::Column::Id.eq(HEAD))
             .filter(feed_head::Column::Epoch.eq(""));
-        self.bounded(name.exec(&self.writer)).await.map(drop)
+        self.bounded("feed_begin", name.exec(&self.writer)).await.map(drop)
     }
 
     /// The last committed change.
@@ -60,7 +60,7 @@ impl Store {
     /// # Errors
     /// `Unavailable` or `Fault`.
     pub async fn feed_head(&self) -> Result<Revision> {
-        let head = self.bounded(feed_head::Entity::find_by_id(HEAD).one(&self.reader)).await?;
+        let head = self.bounded("feed_head", feed_head::Entity::find_by_id(HEAD).one(&self.reader)).await?;
         head.map(|head| Revision::new(head.epoch, head.seq)).ok_or_else(|| Error::fault("feed_head has no row"))
     }
 }
@@ -70,7 +70,7 @@ impl Tx {
         let next = feed_head::Entity::update_many()
             .col_expr(feed_head::Column::Seq, Expr::col(feed_head::Column::Seq).add(1))
             .filter(feed_head::Column::Id.eq(HEAD));
-        exactly_one("feed_next", self.bounded(next.exec(&self.tx)).await?.rows_affected)?;
+        exactly_one("feed_next", self.bounded("feed_next", next.exec(&self.tx)).await?.rows_affected)?;
         self.feed_head().await
     }
 
@@ -79,7 +79,7 @@ impl Tx {
     /// # Errors
     /// `Unavailable` or `Fault`.
     pub async fn feed_head(&self) -> Result<Revision> {
-        let head = self.bounded(feed_head::Entity::find_by_id(HEAD).one(&self.tx)).await?;
+        let head = self.bounded("feed_head", feed_head::Entity::find_by_id(HEAD).one(&self.tx)).await?;
         head.map(|head| Revision::new(head.epoch, head.seq)).ok_or_else(|| Error::fault("feed_head has no row"))
     }
 
@@ -91,6 +91,8 @@ impl Tx {
             nonce: Set(nonce),
             time: Set(event.time.micros()),
         };
-        self.bounded(change_log::Entity::insert(row).exec_without_returning(&self.tx)).await.map(drop)
+        self.bounded("change_log_insert", change_log::Entity::insert(row).exec_without_returning(&self.tx))
+            .await
+            .map(drop)
     }
 }

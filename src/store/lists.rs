@@ -1,11 +1,12 @@
 //! Pages of keys, newest first, by keyset: what is alive throughout is seen exactly once.
 
 use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, sea_query::SimpleExpr,
+    ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    sea_query::{CaseStatement, Expr, ExprTrait, SimpleExpr},
 };
 
 use super::{Store, api_keys::within, conversion::key_from_row, rows::api_key};
-use crate::domain::{ApiKey, KeyId, Reach, Result, State, Time};
+use crate::domain::{ApiKey, Error, KeyId, Reach, Result, State, Time};
 
 /// Which keys a list shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +51,26 @@ impl Store {
             let states = filter.states.iter().fold(Condition::any(), |any, state| any.add(is_in(*state, now)));
             select = select.filter(states);
         }
-        self.bounded(select.all(&self.reader)).await?.into_iter().map(key_from_row).collect()
+        self.bounded("api_key_list", select.all(&self.reader)).await?.into_iter().map(key_from_row).collect()
+    }
+}
+
+impl Store {
+    /// How many keys there are of each state at `now`, in the order of [`State::ALL`], whosever they are. It reads the
+    /// whole table.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn api_key_count_by_state(&self, now: Time) -> Result<[u64; State::ALL.len()]> {
+        let mut select = api_key::Entity::find().select_only();
+        for state in State::ALL {
+            let one_if = CaseStatement::new().case(is_in(state, now), 1);
+            select = select.column_as(Expr::expr(one_if).count(), state.name());
+        }
+        let counts = select.into_tuple::<(i64, i64, i64, i64, i64)>().one(&self.reader);
+        let counts = self.bounded("api_key_count_by_state", counts).await?;
+        let (deleted, disabled, early, late, active) = counts.ok_or_else(|| Error::fault("a count without a row"))?;
+        Ok([deleted, disabled, early, late, active].map(i64::unsigned_abs))
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod api_keys;
 mod audit;
+mod calls;
 mod connect;
 mod conversion;
 mod deployment;
@@ -35,8 +36,9 @@ use std::{
 
 use sea_orm::{DatabaseConnection, DbErr};
 
+use self::calls::Calls;
 pub use api_keys::{Credential, Validation};
-pub use connect::{Address, Options};
+pub use connect::{Address, Options, Pool};
 pub use deployment::RootRow;
 pub use feed::Revision;
 pub use lists::{ListFilter, Position};
@@ -44,10 +46,7 @@ pub use refusals::RefusedAct;
 pub use request_ids::{Replay, RequestKey};
 pub use tx::{Numbered, Tx};
 
-use crate::domain::{
-    Result,
-    error::{Error, Unavailable},
-};
+use crate::domain::Result;
 
 /// The database, on one of the engines.
 pub struct Store {
@@ -55,6 +54,7 @@ pub struct Store {
     writer: DatabaseConnection,
     engine: Engine,
     statements: Arc<AtomicU64>,
+    calls: Arc<Calls>,
     timeout: Duration,
 }
 
@@ -83,7 +83,7 @@ impl Store {
     /// # Errors
     /// [`Unavailable::Database`].
     pub async fn ping(&self) -> Result<()> {
-        self.bounded(self.reader.ping()).await
+        self.bounded("ping", self.reader.ping()).await
     }
 
     /// Ends all connections.
@@ -91,18 +91,19 @@ impl Store {
     /// # Errors
     /// [`Unavailable::Database`].
     pub async fn close(&self) -> Result<()> {
-        self.bounded(async {
+        self.bounded("close", async {
             self.reader.close_by_ref().await?;
             self.writer.close_by_ref().await
         })
         .await
     }
 
-    /// Waits for `work` no longer than the store's time-out.
-    async fn bounded<T>(&self, work: impl Future<Output = Result<T, DbErr>>) -> Result<T> {
-        match tokio::time::timeout(self.timeout, work).await {
-            Ok(outcome) => outcome.map_err(failure::of),
-            Err(late) => Err(Error::Unavailable(Unavailable::Database(late.into()))),
-        }
+    /// Makes the call `name`: waits for `work` no longer than the store's time-out.
+    fn bounded<T>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, DbErr>>,
+    ) -> impl Future<Output = Result<T>> {
+        self.calls.call(name, self.timeout, Box::pin(work))
     }
 }

@@ -43,7 +43,9 @@ impl Store {
             reason: Set(act.reason.to_owned()),
             suppressed: Set(act.suppressed),
         };
-        self.bounded(refusal_log::Entity::insert(row).exec_without_returning(&self.writer)).await.map(drop)
+        self.bounded("refusal_insert", refusal_log::Entity::insert(row).exec_without_returning(&self.writer))
+            .await
+            .map(drop)
     }
 
     /// Forgets the refused acts before `time`.
@@ -52,6 +54,6 @@ impl Store {
     /// `Unavailable` or `Fault`.
     pub async fn refusal_forget_before(&self, time: Time) -> Result<()> {
         let old = refusal_log::Entity::delete_many().filter(refusal_log::Column::Time.lt(time.micros()));
-        self.bounded(old.exec(&self.writer)).await.map(drop)
+        self.bounded("refusal_forget_before", old.exec(&self.writer)).await.map(drop)
     }
 }

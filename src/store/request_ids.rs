@@ -38,7 +38,7 @@ impl Tx {
         let select = request_log::Entity::find()
             .filter(request_log::Column::CallerKeyId.eq(request.caller.as_bytes().to_vec()))
             .filter(request_log::Column::RequestId.eq(request.request_id.as_bytes().to_vec()));
-        let Some(row) = self.bounded(select.one(&self.tx)).await? else { return Ok(None) };
+        let Some(row) = self.bounded("request_find", select.one(&self.tx)).await? else { return Ok(None) };
         let root = row.sealed_root.as_deref().and_then(|root| root.chars().next()).and_then(RootId::new);
         Ok(Some(Replay {
             fingerprint: bytes(&row.fingerprint)?,
@@ -65,7 +65,9 @@ impl Tx {
             sealed: Set(sealed),
             sealed_root: Set(root.map(|root| root.to_string())),
         };
-        self.bounded(request_log::Entity::insert(row).exec_without_returning(&self.tx)).await.map(drop)
+        self.bounded("request_insert", request_log::Entity::insert(row).exec_without_returning(&self.tx))
+            .await
+            .map(drop)
     }
 }
 
@@ -80,6 +82,6 @@ impl Store {
             .col_expr(request_log::Column::SealedRoot, Expr::value(None::<String>))
             .filter(request_log::Column::CreateTime.lt(time.micros()))
             .filter(request_log::Column::SealedRoot.is_not_null());
-        Ok(self.bounded(erase.exec(&self.writer)).await?.rows_affected)
+        Ok(self.bounded("request_erase_sealed_before", erase.exec(&self.writer)).await?.rows_affected)
     }
 }

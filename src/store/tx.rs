@@ -1,13 +1,13 @@
 //! A transaction that changes a key: begin, change, take a number, commit with an audit entry.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbErr, IsolationLevel, SqliteTransactionMode, TransactionOptions,
     TransactionTrait,
 };
 
-use super::{Engine, Revision, Store, failure};
+use super::{Engine, Revision, Store, calls::Calls, failure};
 use crate::domain::{
     Result,
     audit_event::AuditEvent,
@@ -15,8 +15,10 @@ use crate::domain::{
 };
 
 /// A transaction in which keys are changed. Dropped without [`Numbered::commit`], it changes nothing.
+#[expect(clippy::struct_field_names, reason = "it is the transaction")]
 pub struct Tx {
     pub(super) tx: DatabaseTransaction,
+    calls: Arc<Calls>,
     timeout: Duration,
 }
 
@@ -36,12 +38,15 @@ impl Store {
     /// # Errors
     /// `Unavailable`.
     pub async fn begin(&self) -> Result<Tx> {
-        let tx = match self.engine {
-            Engine::Sqlite => self.begin_on_sqlite().await?,
-            Engine::Postgres => self.begin_on_postgres().await?,
+        let begin = async {
+            match self.engine {
+                Engine::Sqlite => self.begin_on_sqlite().await,
+                Engine::Postgres => self.begin_on_postgres().await,
+            }
         };
+        let tx = self.calls.watch("begin", Box::pin(begin)).await?;
         // A lock may take its whole time-out before the statement itself begins.
-        Ok(Tx { tx, timeout: self.timeout + Duration::from_secs(2) })
+        Ok(Tx { tx, calls: Arc::clone(&self.calls), timeout: self.timeout + Duration::from_secs(2) })
     }
 }
 
@@ -74,7 +79,7 @@ impl Store {
         };
         let tx = self.begin_with(options).await?;
         let limits = "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '5s'";
-        self.bounded(tx.execute_unprepared(limits)).await?;
+        self.bounded("begin_on_postgres", tx.execute_unprepared(limits)).await?;
         Ok(tx)
     }
 }
@@ -94,13 +99,16 @@ impl Tx {
     /// # Errors
     /// `Unavailable`.
     pub async fn rollback(self) -> Result<()> {
-        let timeout = self.timeout;
-        bounded(timeout, self.tx.rollback()).await
+        self.calls.call("rollback", self.timeout, Box::pin(self.tx.rollback())).await
     }
 
-    /// Waits for `work` no longer than the time-out.
-    pub(super) async fn bounded<T>(&self, work: impl Future<Output = Result<T, DbErr>>) -> Result<T> {
-        bounded(self.timeout, work).await
+    /// Makes the call `name`: waits for `work` no longer than the time-out.
+    pub(super) fn bounded<T>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, DbErr>>,
+    ) -> impl Future<Output = Result<T>> {
+        self.calls.call(name, self.timeout, Box::pin(work))
     }
 }
 
@@ -118,18 +126,14 @@ impl Numbered {
         let Self { tx, revision } = self;
         tx.change_log_insert(&revision, &event, nonce).await?;
         tx.audit_insert(&revision, &event).await?;
-        match tokio::time::timeout(tx.timeout, tx.tx.commit()).await {
-            Ok(Ok(())) => Ok(revision),
-            Ok(Err(error)) => Err(failure::of_commit(error)),
-            Err(late) => Err(Error::CommitOutcomeUnknown(late.into())),
-        }
-    }
-}
-
-async fn bounded<T>(timeout: Duration, work: impl Future<Output = Result<T, DbErr>>) -> Result<T> {
-    match tokio::time::timeout(timeout, work).await {
-        Ok(outcome) => outcome.map_err(failure::of),
-        Err(late) => Err(Error::Unavailable(Unavailable::Database(late.into()))),
+        let commit = async {
+            match tokio::time::timeout(tx.timeout, tx.tx.commit()).await {
+                Ok(Ok(())) => Ok(revision),
+                Ok(Err(error)) => Err(failure::of_commit(error)),
+                Err(late) => Err(Error::CommitOutcomeUnknown(late.into())),
+            }
+        };
+        tx.calls.watch("commit", Box::pin(commit)).await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use claviger::{
+    app::alarms::Alarm,
     domain::Time,
     grpc::proto::{self, DecisionCode},
 };
@@ -324,7 +325,7 @@ on_every_engine! {
             assert_eq!(service.decision(&mine.key).await, DecisionCode::NotFound);
         }
         assert_eq!(service.work().1 - before, 1);
-        assert_eq!(service.app.alarms().hash_mismatch(), 5);
+        assert_eq!(service.app.alarms().raised(Alarm::HashMismatch), 5);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use claviger::{
     domain::{key_string::KeyFormat, scope},
     grpc::proto::{self, ErrorReason, api_key_service_client::ApiKeyServiceClient},
-    server::{self, ServerSettings},
+    server::{self, ServerSettings, ops::Readiness},
     store,
 };
 use prost::Message;
@@ -184,9 +184,17 @@ async fn a_call_beside_the_bound(service: &Service) -> Result<proto::GetResponse
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let second = Duration::from_secs(1);
-    let settings = ServerSettings { max_calls: 0, drain_timeout: second, reflection: false, upkeep_interval: second };
+    let settings = ServerSettings {
+        max_calls: 0,
+        drain_timeout: second,
+        reflection: false,
+        upkeep_interval: second,
+        census_interval: None,
+        traces: false,
+    };
     // It never ends by itself: its end would close the database that it shares with the other server.
-    let serving = tokio::spawn(server::serve(listener, Arc::clone(&service.app), settings, std::future::pending()));
+    let (app, readiness) = (Arc::clone(&service.app), Arc::new(Readiness::default()));
+    let serving = tokio::spawn(server::serve(listener, app, settings, readiness, std::future::pending()));
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     let answer = ApiKeyServiceClient::new(channel.clone()).get(proto::GetRequest::default()).await;
     let probe = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap().into_inner();

@@ -1,6 +1,9 @@
 //! What an unlucky or hostile hand does to the rows, and what the service makes of it.
 
-use claviger::grpc::proto::{self, DecisionCode};
+use claviger::{
+    app::alarms::Alarm,
+    grpc::proto::{self, DecisionCode},
+};
 use insta::assert_snapshot;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -58,12 +61,12 @@ on_every_engine! {
         }
         let mut told = Vec::new();
         for (made, _) in &spoiled {
-            let alarms = service.app.alarms().record_poisoned();
+            let alarms = service.app.alarms().raised(Alarm::RecordPoisoned);
             told.push(match service.validate(&made.key, "192.0.2.1").await {
                 Err(status) => poisoned(&status, &made.id),
                 Ok(answer) => format!("{} was judged {:?}", made.api_key.merchant_username, answer.code()),
             });
-            assert_eq!(service.app.alarms().record_poisoned(), alarms + 1);
+            assert_eq!(service.app.alarms().raised(Alarm::RecordPoisoned), alarms + 1);
         }
         insta::allow_duplicates! { assert_snapshot!(told.join("\n"), @"
         the stored hash of KEY cannot be read; this key is refused until it is repaired
@@ -116,10 +119,10 @@ on_every_engine! {
         service.decision(&fine.key).await;
         for change in ["m=1024', 'm=4194304", "t=1', 't=11", "p=1', 'p=5", "m=4194304', 'm=65537"] {
             spoil_credential(&service, "costly", &format!("phc = replace(phc, '{change}')")).await;
-            let (alarms, (_, runs)) = (service.app.alarms().record_poisoned(), service.work());
+            let (alarms, (_, runs)) = (service.app.alarms().raised(Alarm::RecordPoisoned), service.work());
             let status = service.validate(&costly.key, "").await.unwrap_err();
             assert_eq!(poisoned(&status, &costly.id), "the stored hash of KEY cannot be read; this key is refused until it is repaired");
-            assert_eq!((service.app.alarms().record_poisoned(), service.work().1), (alarms + 1, runs));
+            assert_eq!((service.app.alarms().raised(Alarm::RecordPoisoned), service.work().1), (alarms + 1, runs));
             assert_eq!(service.decision(&fine.key).await, DecisionCode::Valid);
         }
     }
@@ -141,7 +144,7 @@ on_every_engine! {
         spoil_credential(&service, "b", &format!("phc = '{}'", hashes[0])).await;
         for (alarms, made) in (1..).zip(&made) {
             assert_eq!(service.decision(&made.key).await, DecisionCode::NotFound);
-            assert_eq!(service.app.alarms().hash_mismatch(), alarms);
+            assert_eq!(service.app.alarms().raised(Alarm::HashMismatch), alarms);
         }
         // Put back, they open again.
         spoil_credential(&service, "a", &format!("phc = '{}'", hashes[0])).await;
@@ -151,12 +154,12 @@ on_every_engine! {
                      WHERE key_id = (SELECT id FROM api_key WHERE merchant_username = 'a')";
         assert_eq!(service.execute(moved).await, 1);
         assert_eq!(service.decision(&made[0].key).await, DecisionCode::NotFound);
-        assert_eq!(service.app.alarms().hash_mismatch(), 3);
+        assert_eq!(service.app.alarms().raised(Alarm::HashMismatch), 3);
         // Nor does a key that was given to another merchant.
         let other = service.make_for("c", &[]).await;
         assert_eq!(service.decision(&other.key).await, DecisionCode::Valid);
         spoil_key(&service, "c", "merchant_username = 'd'").await;
         assert_eq!(service.decision(&other.key).await, DecisionCode::NotFound);
-        assert_eq!(service.app.alarms().hash_mismatch(), 4);
+        assert_eq!(service.app.alarms().raised(Alarm::HashMismatch), 4);
     }
 }

@@ -258,7 +258,7 @@ fn case_38_a_panic_tells_where_it_was_and_not_what_it_said() {
     #[expect(clippy::disallowed_methods, reason = "it is for the tests, not for the service")]
     if let Some(text) = std::env::var_os(PANIC) {
         let settings = claviger::config::LogSettings { json: false, filter: "trace".into() };
-        claviger::telemetry::begin(&settings).unwrap();
+        claviger::telemetry::log::begin(&settings).unwrap();
         let text = text.into_string().unwrap();
         assert!(std::thread::spawn(move || panic!("{text}")).join().is_err());
         return;

@@ -25,7 +25,7 @@ use claviger::{
         secret_hash::Profile,
     },
     grpc::proto::{self, api_key_service_client::ApiKeyServiceClient},
-    server::{self, ServerSettings},
+    server::{self, ServerSettings, ops::Readiness},
     store::{Address, Options, Store},
 };
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
@@ -205,12 +205,15 @@ impl Service {
             reflection: true,
             // Tests that count work, or move the clock, call for upkeep themselves.
             upkeep_interval: Duration::from_secs(3_600),
+            census_interval: None,
+            traces: false,
         };
         let shutdown = async move { drop(stopped.await) };
-        let serving = Some(tokio::spawn(server::serve(listener, Arc::clone(&app), server, shutdown)));
+        let readiness = Arc::new(Readiness::default());
+        let serving = tokio::spawn(server::serve(listener, Arc::clone(&app), server, readiness, shutdown));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
         let admin = admin.into_inner().unwrap();
-        Some(Self { app, clock, address, admin, database, stop: Some(stop), serving, channel })
+        Some(Self { app, clock, address, admin, database, stop: Some(stop), serving: Some(serving), channel })
     }
 
     /// A client that calls with `key`.

@@ -113,7 +113,7 @@ impl Program {
 
     /// As [`Program::serve`], without waiting until it does.
     pub fn begin(self) -> Running {
-        self.set("CLAVIGER_LISTEN", "127.0.0.1:0").start()
+        self.set("CLAVIGER_LISTEN", "127.0.0.1:0").set("CLAVIGER_OPS_LISTEN", "127.0.0.1:0").start()
     }
 }
 

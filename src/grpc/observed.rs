@@ -1,0 +1,321 @@
+//! Around every call, outside all else: its server span, continued from the caller's W3C context, and the histogram of how
+//! long it took, both as OpenTelemetry's semantic conventions for gRPC have them.
+//!
+//! A call ends with its status, be it in the headers or in the trailers of the answer. One whose answer was not read to
+//! its end was cancelled, wherever that happened: there is one place that records, and it runs when a call is dropped, too.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use http::HeaderMap;
+use opentelemetry::{
+    Context as TraceContext, KeyValue,
+    context::FutureExt as _,
+    global,
+    metrics::Histogram,
+    propagation::Extractor,
+    trace::{SpanKind, Status as SpanStatus, TraceContextExt as _, Tracer as _},
+};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tonic::{Code, Status, body::Body, transport::server::TcpConnectInfo};
+use tonic_types::StatusExt as _;
+use tower::{Layer, Service};
+
+use super::{proto, status};
+use crate::trace::SCOPE;
+
+/// The next release of the conventions renames it.
+const STATUS_CODE: &str = "rpc.response.status_code";
+/// What an RPC is called that is none of ours: anyone can ask for any path.
+const OTHER: &str = "_OTHER";
+/// All codes, in the order of their numbers.
+const CODES: std::ops::RangeInclusive<i32> = 0..=16;
+/// Upper bounds of the histogram, in seconds. The conventions begin at 5 ms, which most calls here stay under.
+const BOUNDS: [f64; 17] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 10.0];
+
+/// Wraps a service in [`Observed`].
+#[derive(Clone)]
+pub struct ObservedLayer(Arc<Instruments>);
+
+struct Instruments {
+    /// By path.
+    methods: HashMap<String, Arc<Method>>,
+    other: Arc<Method>,
+    duration: Histogram<f64>,
+    traces: bool,
+}
+
+/// What is told of the calls of one RPC, made once.
+struct Method {
+    name: Arc<str>,
+    /// The attributes of the histogram, by code.
+    attributes: Vec<Vec<KeyValue>>,
+}
+
+impl ObservedLayer {
+    /// With the meter and the tracer that are set. Without `traces` no span is made, and the caller's context is only
+    /// carried on to the log.
+    pub fn new(traces: bool) -> Self {
+        let duration = global::meter(SCOPE)
+            .f64_histogram("rpc.server.call.duration")
+            .with_unit("s")
+            .with_description("How long calls took until their answer was sent")
+            .with_boundaries(BOUNDS.to_vec())
+            .build();
+        let methods = known_methods().map(|name| (format!("/{name}"), Arc::new(Method::new(&name)))).collect();
+        Self(Arc::new(Instruments { methods, other: Arc::new(Method::new(OTHER)), duration, traces }))
+    }
+}
+
+impl Method {
+    fn new(name: &str) -> Self {
+        let name: Arc<str> = name.into();
+        let of = |code: i32| {
+            let code = Code::from_i32(code);
+            let mut attributes = Self::named(&name);
+            attributes.push(KeyValue::new(STATUS_CODE, status::code_name(code)));
+            if is_error(code) {
+                attributes.push(KeyValue::new("error.type", status::code_name(code)));
+            }
+            attributes
+        };
+        Self { attributes: CODES.map(of).collect(), name }
+    }
+
+    fn named(name: &Arc<str>) -> Vec<KeyValue> {
+        vec![KeyValue::new("rpc.system.name", "grpc"), KeyValue::new("rpc.method", Arc::clone(name))]
+    }
+}
+
+/// The full names of all RPCs that this server knows, from their descriptors.
+fn known_methods() -> impl Iterator<Item = String> {
+    let sets = [
+        proto::DESCRIPTORS,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    let files = sets.into_iter().filter_map(|set| FileDescriptorSet::decode(set).ok()).flat_map(|set| set.file);
+    files.flat_map(|file| {
+        let package = file.package().to_owned();
+        file.service.into_iter().flat_map(move |service| {
+            let service_name = format!("{package}.{}", service.name());
+            service.method.into_iter().map(move |method| format!("{service_name}/{}", method.name()))
+        })
+    })
+}
+
+/// Which codes say that the server failed; the others are the answer to a caller's mistake.
+fn is_error(code: Code) -> bool {
+    use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+    matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
+}
+
+impl<S> Layer<S> for ObservedLayer {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed { instruments: Arc::clone(&self.0), inner }
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Observed<S> {
+    instruments: Arc<Instruments>,
+    inner: S,
+}
+
+impl<S> Service<http::Request<Body>> for Observed<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let mut call = Call::begin(&self.instruments, &request);
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let response = match call.context.clone() {
+                Some(context) => answer.with_context(context).await,
+                None => answer.await,
+            }?;
+            if let Some(code) = code_in(response.headers()) {
+                call.end(code, response.extensions().get::<Status>());
+                return Ok(response);
+            }
+            Ok(response.map(|inner| Body::new(Watched { inner, call })))
+        })
+    }
+}
+
+/// A call that has begun and is to be told of once.
+struct Call {
+    instruments: Arc<Instruments>,
+    method: Arc<Method>,
+    began: Instant,
+    context: Option<TraceContext>,
+    ended: bool,
+}
+
+impl Call {
+    fn begin(instruments: &Arc<Instruments>, request: &http::Request<Body>) -> Self {
+        let method = instruments.methods.get(request.uri().path()).unwrap_or(&instruments.other);
+        let caller_s = request.headers().contains_key("traceparent").then(|| {
+            let headers = Headers(request.headers());
+            global::get_text_map_propagator(|propagator| {
+                propagator.extract_with_context(&TraceContext::new(), &headers)
+            })
+        });
+        let context = if instruments.traces {
+            let parent = caller_s.unwrap_or_default();
+            let tracer = global::tracer(SCOPE);
+            let mut attributes = Method::named(&method.name);
+            let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+            if let Some(peer) = peer {
+                attributes.push(KeyValue::new("network.peer.address", peer.ip().to_string()));
+            }
+            let span = tracer
+                .span_builder(method.name.to_string())
+                .with_kind(SpanKind::Server)
+                .with_attributes(attributes)
+                .start_with_context(&tracer, &parent);
+            Some(parent.with_span(span))
+        } else {
+            caller_s
+        };
+        Self {
+            instruments: Arc::clone(instruments),
+            method: Arc::clone(method),
+            began: Instant::now(),
+            context,
+            ended: false,
+        }
+    }
+
+    /// Tells how the call ended, the first time it is asked to.
+    fn end(&mut self, code: Code, status: Option<&Status>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let attributes = &self.method.attributes[code as usize];
+        self.instruments.duration.record(self.began.elapsed().as_secs_f64(), attributes);
+        let Some(context) = self.context.as_ref().filter(|_| self.instruments.traces) else { return };
+        let span = context.span();
+        if span.is_recording() {
+            span.set_attribute(KeyValue::new(STATUS_CODE, status::code_name(code)));
+            if let Some(info) = status.and_then(Status::get_details_error_info) {
+                span.set_attribute(KeyValue::new("claviger.error.reason", info.reason));
+            }
+            if is_error(code) {
+                span.set_attribute(KeyValue::new("error.type", status::code_name(code)));
+                span.set_status(SpanStatus::error(""));
+            }
+        }
+        span.end();
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.end(Code::Cancelled, None);
+    }
+}
+
+/// An answer that tells of its call when its trailers are sent.
+struct Watched {
+    inner: Body,
+    call: Call,
+}
+
+impl http_body::Body for Watched {
+    type Data = <Body as http_body::Body>::Data;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Status>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if let Poll::Ready(frame) = &polled {
+            match frame {
+                Some(Ok(frame)) => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        self.call.end(code_in(trailers).unwrap_or(Code::Unknown), None);
+                    }
+                }
+                Some(Err(status)) => self.call.end(status.code(), Some(status)),
+                None => self.call.end(Code::Unknown, None),
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+fn code_in(headers: &HeaderMap) -> Option<Code> {
+    headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()))
+}
+
+/// Where the propagator looks for the caller's context.
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rpc_of_this_server_is_known_by_name() {
+        let names: Vec<String> = known_methods().collect();
+        for name in [
+            "claviger.v1.ApiKeyService/Validate",
+            "grpc.health.v1.Health/Watch",
+            "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert!(names.iter().any(|known| known == name), "{name} is missing in {names:?}");
+        }
+    }
+
+    #[test]
+    fn there_are_attributes_for_every_code() {
+        let method = Method::new("a.B/C");
+        for code in CODES.map(Code::from_i32) {
+            let told = method.attributes[code as usize].iter().find(|told| told.key.as_str() == STATUS_CODE).unwrap();
+            assert_eq!(told.value.as_str(), status::code_name(code));
+        }
+    }
+}

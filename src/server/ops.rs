@@ -1,0 +1,165 @@
+//! The ops port: plain HTTP for probes and metrics, on a listener of its own.
+//!
+//! `/livez` speaks of this process alone: a database that is away is no reason to restart it. `/readyz` says whether calls
+//! should come here, and if not, why not. `/metrics` is the text format of Prometheus. The port is there before the
+//! database is opened and until after the drain, so that both can be watched.
+
+use std::{
+    convert::Infallible,
+    fmt::Write as _,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Method, Request, Response, StatusCode, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{app::App, telemetry::Telemetry};
+
+/// Connections at once; the next wait.
+const CONNECTIONS: usize = 64;
+/// How long a request may take to come in, and a connection may be idle.
+const HEADERS_WITHIN: Duration = Duration::from_secs(5);
+/// How long to let the listener be after it failed, as it does while there are no descriptors left.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// Whether calls should come to this process.
+#[derive(Default)]
+pub struct Readiness {
+    app: OnceLock<Arc<App>>,
+    draining: AtomicBool,
+}
+
+impl Readiness {
+    /// The database has answered, and the service is there.
+    pub fn begin_serving(&self, app: &Arc<App>) {
+        // There is one service in a process; a second would change nothing.
+        self.app.get_or_init(|| Arc::clone(app));
+    }
+
+    /// No further calls should come.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// All that speaks against it, in words.
+    async fn why_not(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        match self.app.get() {
+            None => reasons.push("starting: the database has not answered yet".to_owned()),
+            Some(app) => {
+                for root in app.roots_missing().await {
+                    reasons.push(format!("the root secret `{root}` is in use and not mounted here"));
+                }
+            }
+        }
+        if self.draining.load(Ordering::Relaxed) {
+            reasons.push("draining: this process is about to end".to_owned());
+        }
+        reasons
+    }
+}
+
+/// The ops port, as long as it is served.
+pub struct Ops {
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Ops {
+    /// Begins to serve on `listener`.
+    pub fn start(listener: TcpListener, readiness: Arc<Readiness>, telemetry: Arc<Telemetry>) -> Self {
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(accept(listener, readiness, telemetry, stop.clone()));
+        Self { stop, serving }
+    }
+
+    /// Ends it.
+    pub async fn end(self) {
+        self.stop.cancel();
+        if let Err(error) = self.serving.await {
+            tracing::error!(%error, "the ops port ended badly");
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, readiness: Arc<Readiness>, telemetry: Arc<Telemetry>, stop: CancellationToken) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    while let Some(place) = stop.run_until_cancelled(Arc::clone(&room).acquire_owned()).await {
+        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { break };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the ops port cannot take a connection");
+                #[expect(clippy::disallowed_methods, reason = "descriptors come back without a word")]
+                let pause = tokio::time::sleep(AFTER_FAILURE);
+                stop.run_until_cancelled(pause).await;
+                continue;
+            }
+        };
+        let (readiness, telemetry, stop) = (Arc::clone(&readiness), Arc::clone(&telemetry), stop.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let answering = service_fn(|request| answer(request, Arc::clone(&readiness), Arc::clone(&telemetry)));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADERS_WITHIN)
+                .serve_connection(TokioIo::new(stream), answering);
+            // A prober that hangs up or says nothing is its own affair.
+            drop(stop.run_until_cancelled(connection).await);
+        });
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    readiness: Arc<Readiness>,
+    telemetry: Arc<Telemetry>,
+) -> Result<Response<String>, Infallible> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned()));
+    }
+    Ok(match request.uri().path() {
+        "/livez" => text(StatusCode::OK, "alive\n".to_owned()),
+        "/readyz" => {
+            let reasons = readiness.why_not().await;
+            if reasons.is_empty() {
+                text(StatusCode::OK, "ready\n".to_owned())
+            } else {
+                let mut told = String::from("not ready\n");
+                for reason in reasons {
+                    // Writing to a string does not fail.
+                    let _ = writeln!(told, "{reason}");
+                }
+                text(StatusCode::SERVICE_UNAVAILABLE, told)
+            }
+        }
+        "/metrics" => match telemetry.exposition() {
+            Ok(metrics) => {
+                let mut response = Response::new(metrics);
+                let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            Err(error) => {
+                tracing::error!(%error, "the metrics cannot be written");
+                text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written; the log tells why\n".to_owned())
+            }
+        },
+        _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics\n".to_owned()),
+    })
+}
+
+fn text(status: StatusCode, body: String) -> Response<String> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let kind = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

@@ -1,0 +1,132 @@
+//! The metrics of our own: what the service counts by itself, observed when somebody looks. Nothing is recorded on the
+//! way of a call for them.
+
+use std::sync::{Arc, Weak};
+
+use opentelemetry::{KeyValue, global, metrics::Meter};
+
+use crate::{
+    app::{App, alarms::Alarm},
+    store::Pool,
+    trace::SCOPE,
+};
+
+/// Shows what `app` counts, with the meter that is set, for as long as `app` is there.
+pub fn observe(app: &Arc<App>) {
+    let meter = global::meter(SCOPE);
+    counters(&meter, app);
+    hashing(&meter, app);
+    pools(&meter, app);
+    keys(&meter, app);
+}
+
+fn counters(meter: &Meter, app: &Arc<App>) {
+    let service = Arc::downgrade(app);
+    meter
+        .u64_observable_counter("claviger.decisions")
+        .with_description("Answers of Validate, by code")
+        .with_callback(move |observer| {
+            for (code, count) in there(&service).iter().flat_map(|app| app.counts().decisions()) {
+                observer.observe(count, &[KeyValue::new("code", code)]);
+            }
+        })
+        .build();
+    let service = Arc::downgrade(app);
+    meter
+        .u64_observable_counter("claviger.proofs")
+        .with_description("Proofs of a secret against its hash: remembered, or missed and so made by a run of argon2")
+        .with_callback(move |observer| {
+            let Some(app) = there(&service) else { return };
+            let counts = app.counts();
+            observer.observe(counts.proofs_remembered(), &[KeyValue::new("outcome", "remembered")]);
+            observer.observe(counts.proofs_missed(), &[KeyValue::new("outcome", "missed")]);
+        })
+        .build();
+    let service = Arc::downgrade(app);
+    meter
+        .u64_observable_counter("claviger.alarms")
+        .with_description("What an operator has to look at, by kind; the log tells each with the field `alarm`")
+        .with_callback(move |observer| {
+            let Some(app) = there(&service) else { return };
+            for alarm in Alarm::ALL {
+                observer.observe(app.alarms().raised(alarm), &[KeyValue::new("kind", alarm.name())]);
+            }
+        })
+        .build();
+}
+
+fn hashing(meter: &Meter, app: &Arc<App>) {
+    let service = Arc::downgrade(app);
+    meter
+        .u64_observable_counter("claviger.hashes")
+        .with_description("Runs of argon2")
+        .with_callback(move |observer| {
+            let Some(app) = there(&service) else { return };
+            observer.observe(app.hasher().runs(), &[]);
+        })
+        .build();
+    let service = Arc::downgrade(app);
+    meter
+        .u64_observable_counter("claviger.hashes.shed")
+        .with_description("Hashes refused because too many waited")
+        .with_callback(move |observer| {
+            let Some(app) = there(&service) else { return };
+            observer.observe(app.hashes_shed(), &[]);
+        })
+        .build();
+    let service = Arc::downgrade(app);
+    meter
+        .u64_observable_gauge("claviger.hashes.waiting")
+        .with_description("Hashes that wait for a thread")
+        .with_callback(move |observer| {
+            let Some(app) = there(&service) else { return };
+            observer.observe(app.hashes_waiting() as u64, &[]);
+        })
+        .build();
+}
+
+/// As the semantic conventions for database clients name them; how long calls took is the store's own histogram.
+fn pools(meter: &Meter, app: &Arc<App>) {
+    let name = |pool: &Pool| KeyValue::new("db.client.connection.pool.name", pool.name);
+    let service = Arc::downgrade(app);
+    meter
+        .u64_observable_gauge("db.client.connection.count")
+        .with_description("Connections of each pool to the database, idle and used")
+        .with_callback(move |observer| {
+            for pool in there(&service).iter().flat_map(|app| app.store().pools()) {
+                for (state, count) in [("idle", pool.idle), ("used", pool.used)] {
+                    let state = KeyValue::new("db.client.connection.state", state);
+                    observer.observe(count.into(), &[name(&pool), state]);
+                }
+            }
+        })
+        .build();
+    let service = Arc::downgrade(app);
+    meter
+        .u64_observable_gauge("db.client.connection.max")
+        .with_description("Connections that each pool may hold at most")
+        .with_callback(move |observer| {
+            for pool in there(&service).iter().flat_map(|app| app.store().pools()) {
+                observer.observe(pool.most.into(), &[name(&pool)]);
+            }
+        })
+        .build();
+}
+
+fn keys(meter: &Meter, app: &Arc<App>) {
+    let service = Arc::downgrade(app);
+    meter
+        .u64_observable_gauge("claviger.keys")
+        .with_description("Keys in the database, by state, counted once a minute")
+        .with_callback(move |observer| {
+            let Some(app) = there(&service) else { return };
+            for (state, count) in app.census().counts() {
+                observer.observe(count, &[KeyValue::new("state", state.name())]);
+            }
+        })
+        .build();
+}
+
+fn there(service: &Weak<App>) -> Option<Arc<App>> {
+    service.upgrade()
+}
