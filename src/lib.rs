@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! main → cli → server → grpc → app → store → domain        config, data_folder, launch, telemetry: beside server
-//!                         └──────────────────↗             clock: a leaf
+//!                         └──────────────────↗             clock, trace: leaves
 //! ```
 //!
 //! A request comes in at [`grpc`] (words of the wire), is turned at the door into words of the [`domain`], walks through
@@ -15,6 +15,7 @@
 //!
 //! # One Validate, from the socket and back
 //!
+//! 0. [`grpc::observed`] begins the call's span in the caller's trace, and will tell how long it took and how it ended.
 //! 1. [`grpc::outer`] counts the call, starts its deadline and will catch its panic.
 //! 2. [`grpc::auth`] takes the caller's key from the one `authorization` header and asks
 //!    [`App::authenticate`](app::App::authenticate), which goes through 4 to 7 for it and judges its address rules

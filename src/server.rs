@@ -103,8 +103,6 @@ pub async fn serve(
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
 
-    readiness.begin_serving(&app);
-
     let mut transport_ended = false;
     let outcome = tokio::select! {
         () = shutdown => Ok(()),

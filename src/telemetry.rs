@@ -2,8 +2,8 @@
 //!
 //! [`log`] writes lines to standard error. [`Telemetry`] sets the process's meter and tracer, from which the store and
 //! `grpc::observed` take theirs when they are made; [`instruments`] shows what the service counts by itself. Metrics are
-//! always there for `/metrics` of the ops port; by OTLP they and traces go out only if the standard variables
-//! (`OTEL_EXPORTER_OTLP_ENDPOINT` and its like, see [`settings`]) name an endpoint.
+//! always there for `/metrics` of the ops port, unless `OTEL_SDK_DISABLED` says otherwise; by OTLP they and traces go out
+//! only if the standard variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and its like, see [`settings`]) name an endpoint.
 //!
 //! What tells one key, merchant or address from another is no label of a metric, and no SQL is in a span.
 
@@ -67,7 +67,9 @@ impl Telemetry {
             meters = meters.with_periodic_exporter(exporter.build().map_err(|error| error.to_string())?);
         }
         let meters = meters.build();
-        global::set_meter_provider(meters.clone());
+        if !settings.disabled {
+            global::set_meter_provider(meters.clone());
+        }
 
         global::set_text_map_propagator(TraceContextPropagator::new());
         let tracers = match &settings.traces {

@@ -54,11 +54,13 @@ async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error
     let listener = listen(settings.listen, "CLAVIGER_LISTEN").await?;
     let ops_listener = listen(settings.ops_listen, "CLAVIGER_OPS_LISTEN").await?;
     let ops_address = ops_listener.local_addr()?;
+    tracing::debug!(address = %ops_address, "the ops port is open");
     let telemetry = Arc::new(Telemetry::begin(&settings.telemetry, &launch::random_name()?)?);
     let readiness = Arc::new(Readiness::default());
     let ops = Ops::start(ops_listener, Arc::clone(&readiness), Arc::clone(&telemetry));
 
     let launched = launch::launch(settings, Arc::new(SystemClock)).await?;
+    readiness.begin_serving(&launched.app);
     let welcome =
         Welcome { settings, launched: &launched, address: listener.local_addr()?, ops_address, program: &program() };
     if json {
@@ -121,7 +123,7 @@ impl fmt::Display for Welcome<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { settings, launched, address, ops_address, program } = self;
         writeln!(f, "\nClaviger serves gRPC on {address}\n")?;
-        writeln!(f, "  probes, metrics http://{ops_address}: /livez, /readyz, /metrics")?;
+        writeln!(f, "  ops port        http://{ops_address} with /livez, /readyz and /metrics")?;
         if let Address::Sqlite(path) = &settings.database {
             writeln!(f, "  database        {}", path.display())?;
         }

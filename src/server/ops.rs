@@ -37,7 +37,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// The database has answered, and the service is there.
+    /// The database has answered, and the service was put together.
     pub fn begin_serving(&self, app: &Arc<App>) {
         // There is one service in a process; a second would change nothing.
         self.app.get_or_init(|| Arc::clone(app));

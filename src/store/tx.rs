@@ -79,7 +79,7 @@ impl Store {
         };
         let tx = self.begin_with(options).await?;
         let limits = "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '5s'";
-        self.bounded("begin_on_postgres", tx.execute_unprepared(limits)).await?;
+        self.bounded("set_limits", tx.execute_unprepared(limits)).await?;
         Ok(tx)
     }
 }

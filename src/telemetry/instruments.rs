@@ -85,17 +85,18 @@ fn hashing(meter: &Meter, app: &Arc<App>) {
         .build();
 }
 
-/// As the semantic conventions for database clients name them; how long calls took is the store's own histogram.
+/// The conventions' own name ends in `count`, which in Prometheus is the end of a histogram's. How long calls took is the
+/// store's histogram.
 fn pools(meter: &Meter, app: &Arc<App>) {
-    let name = |pool: &Pool| KeyValue::new("db.client.connection.pool.name", pool.name);
+    let name = |pool: &Pool| KeyValue::new("pool", pool.name);
     let service = Arc::downgrade(app);
     meter
-        .u64_observable_gauge("db.client.connection.count")
+        .u64_observable_gauge("claviger.database.connections")
         .with_description("Connections of each pool to the database, idle and used")
         .with_callback(move |observer| {
             for pool in there(&service).iter().flat_map(|app| app.store().pools()) {
                 for (state, count) in [("idle", pool.idle), ("used", pool.used)] {
-                    let state = KeyValue::new("db.client.connection.state", state);
+                    let state = KeyValue::new("state", state);
                     observer.observe(count.into(), &[name(&pool), state]);
                 }
             }
@@ -103,7 +104,7 @@ fn pools(meter: &Meter, app: &Arc<App>) {
         .build();
     let service = Arc::downgrade(app);
     meter
-        .u64_observable_gauge("db.client.connection.max")
+        .u64_observable_gauge("claviger.database.connections.max")
         .with_description("Connections that each pool may hold at most")
         .with_callback(move |observer| {
             for pool in there(&service).iter().flat_map(|app| app.store().pools()) {

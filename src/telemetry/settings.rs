@@ -12,6 +12,8 @@ use crate::domain::text::quoted;
 /// Where telemetry goes, and how much of it.
 #[derive(Clone, Debug)]
 pub struct TelemetrySettings {
+    /// Whether nothing at all is measured, not even for `/metrics`.
+    pub disabled: bool,
     /// Where traces go; none: nowhere.
     pub traces: Option<String>,
     /// Where metrics go, beside `/metrics`; none: nowhere else.
@@ -90,10 +92,11 @@ pub fn read(environment: &BTreeMap<String, String>) -> (TelemetrySettings, Vec<W
     let certificate = reader.read("OTEL_EXPORTER_OTLP_CERTIFICATE", |text| Ok(PathBuf::from(text)));
     let names_instance = reader.attributes().contains(&"service.instance.id");
     let names_service = reader.value("OTEL_SERVICE_NAME").is_some() || reader.attributes().contains(&"service.name");
-    let on = !disabled.unwrap_or(false);
+    let disabled = disabled.unwrap_or(false);
     let settings = TelemetrySettings {
-        traces: traces.filter(|_| on && traces_wanted),
-        metrics: metrics.filter(|_| on && metrics_wanted),
+        disabled,
+        traces: traces.filter(|_| traces_wanted && !disabled),
+        metrics: metrics.filter(|_| metrics_wanted && !disabled),
         sampler,
         certificate,
         names_service,

@@ -46,6 +46,7 @@ async fn a_first_start_makes_what_is_needed_and_a_second_finds_it_again() {
 
     Claviger serves gRPC on 127.0.0.1:PORT
 
+      ops port        http://127.0.0.1:PORT with /livez, /readyz and /metrics
       database        FOLDER/data/claviger.db
       root secrets    FOLDER/data/root-secrets, made now: back it up
       administrator   FOLDER/data/admin.key, made now: keep it safe
@@ -73,6 +74,7 @@ async fn a_first_start_makes_what_is_needed_and_a_second_finds_it_again() {
 
     Claviger serves gRPC on 127.0.0.1:PORT
 
+      ops port        http://127.0.0.1:PORT with /livez, /readyz and /metrics
       database        FOLDER/data/claviger.db
       root secrets    FOLDER/data/root-secrets
       administrator   FOLDER/data/admin.key

@@ -136,6 +136,7 @@ async fn recover_makes_another_administrator_beside_a_running_service() {
 
     Claviger serves gRPC on 127.0.0.1:PORT
 
+      ops port        http://127.0.0.1:PORT with /livez, /readyz and /metrics
       root secrets    FOLDER/data/root-secrets
 
     In another terminal:

@@ -1,6 +1,6 @@
 //! Who may lean on whom: the table of the house, held against the code.
 //!
-//! main → cli → server → grpc → app → store → domain; clock is a leaf. Comments are left out; everything else counts,
+//! main → cli → server → grpc → app → store → domain; clock and trace are leaves. Comments are left out; everything else counts,
 //! not only `use` lines, since a path can be written anywhere.
 
 use std::{fs, path::Path};
@@ -18,8 +18,11 @@ const NEVER_SEES: &[(&str, &[&str])] = &[
             "prost_types",
             "serde_json",
             "tracing",
+            "opentelemetry",
             "clap",
             "crate::clock",
+            "crate::trace",
+            "crate::telemetry",
             "crate::store",
             "crate::app",
             "crate::grpc",
@@ -41,6 +44,7 @@ const NEVER_SEES: &[(&str, &[&str])] = &[
             "crate::clock",
             "crate::app",
             "crate::grpc",
+            "crate::telemetry",
             "crate::server",
             "crate::cli",
             "crate::config",
@@ -56,8 +60,10 @@ const NEVER_SEES: &[(&str, &[&str])] = &[
             "prost_types",
             "sea_orm",
             "sea_orm_migration",
+            "opentelemetry",
             "clap",
             "crate::grpc",
+            "crate::telemetry",
             "crate::server",
             "crate::cli",
             "crate::config",
@@ -74,6 +80,7 @@ const NEVER_SEES: &[(&str, &[&str])] = &[
             "clap",
             "crate::store",
             "crate::clock",
+            "crate::telemetry",
             "crate::server",
             "crate::cli",
             "crate::config",
@@ -83,6 +90,9 @@ const NEVER_SEES: &[(&str, &[&str])] = &[
         ],
     ),
     ("src/clock.rs", &["tokio", "sea_orm", "tonic", "crate::store", "crate::app", "crate::grpc"]),
+    ("src/trace.rs", &["tokio", "sea_orm", "tonic", "crate::store", "crate::app", "crate::grpc", "crate::telemetry"]),
+    ("src/telemetry", &["sea_orm", "crate::grpc", "crate::server", "crate::cli", "crate::launch"]),
+    ("src/server", &["sea_orm", "crate::cli", "crate::config", "crate::data_folder"]),
     ("src/server.rs", &["sea_orm", "crate::cli", "crate::config", "crate::data_folder"]),
     // The key commands are a client like any other: they never reach into the service.
     ("src/cli/keys", &["sea_orm", "crate::store", "crate::app", "crate::server", "crate::launch"]),

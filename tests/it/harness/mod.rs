@@ -1,5 +1,6 @@
 //! The real service on a real socket and a real database, for one test.
 
+pub mod collector;
 pub mod dump;
 pub mod postgres;
 pub mod process;

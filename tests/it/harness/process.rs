@@ -13,6 +13,7 @@ use std::{
 };
 
 use claviger::grpc::proto::api_key_service_client::ApiKeyServiceClient;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::{Channel, Endpoint};
 
 use super::{Bearer, Client};
@@ -43,6 +44,26 @@ pub struct Running {
 pub struct Serving {
     pub running: Running,
     pub address: SocketAddr,
+    pub ops_address: SocketAddr,
+}
+
+/// What the ops port answered.
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub text: String,
+}
+
+/// Asks an ops port, as curl would.
+pub async fn ops(address: SocketAddr, path: &str) -> Answer {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_ascii_lowercase(), text: text.to_owned() }
 }
 
 /// How a run ended.
@@ -119,11 +140,18 @@ impl Program {
 
 impl Running {
     pub fn until_serving(self) -> Serving {
-        let address = self.stderr.wait_for("it serves", |text| {
+        let (address, ops_address) = self.wait_for("it serves", |text| {
             let after = |mark: &str, end: char| Some(text.split_once(mark)?.1.split_once(end)?.0.parse().unwrap());
-            after("serves gRPC on ", '\n').or_else(|| after("\"address\":\"", '"'))
+            let address = after("serves gRPC on ", '\n').or_else(|| after("\"address\":\"", '"'))?;
+            let ops_address = after("ops port        http://", ' ').or_else(|| after("\"ops_address\":\"", '"'))?;
+            Some((address, ops_address))
         });
-        Serving { running: self, address }
+        Serving { running: self, address, ops_address }
+    }
+
+    /// Waits until standard error says what `find` finds.
+    pub fn wait_for<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        self.stderr.wait_for(what, find)
     }
 
     /// Waits until standard error says so.
@@ -165,6 +193,11 @@ impl Drop for Running {
 impl Serving {
     pub fn channel(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy()
+    }
+
+    /// Asks the ops port.
+    pub async fn ops(&self, path: &str) -> Answer {
+        ops(self.ops_address, path).await
     }
 
     pub fn client(&self, key: &str) -> Client {
