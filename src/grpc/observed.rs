@@ -18,10 +18,10 @@ use http::HeaderMap;
 use opentelemetry::{
     Context as TraceContext, KeyValue,
     context::FutureExt as _,
-    global,
+    global::{self, BoxedTracer},
     metrics::Histogram,
     propagation::Extractor,
-    trace::{SpanKind, Status as SpanStatus, TraceContextExt as _, Tracer as _},
+    trace::{Span as _, SpanKind, Status as SpanStatus, TraceContextExt as _, Tracer as _},
 };
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -51,7 +51,8 @@ struct Instruments {
     methods: HashMap<String, Arc<Method>>,
     other: Arc<Method>,
     duration: Histogram<f64>,
-    traces: bool,
+    /// None if no traces are wanted.
+    tracer: Option<BoxedTracer>,
 }
 
 /// What is told of the calls of one RPC, made once.
@@ -62,17 +63,18 @@ struct Method {
 }
 
 impl ObservedLayer {
-    /// With the meter and the tracer that are set. Without `traces` no span is made, and the caller's context is only
+    /// With the meter and the tracer that are set. Unless calls are `traced` no span is made, and the caller's context is only
     /// carried on to the log.
-    pub fn new(traces: bool) -> Self {
+    pub fn new(traced: bool) -> Self {
         let duration = global::meter(SCOPE)
             .f64_histogram("rpc.server.call.duration")
             .with_unit("s")
             .with_description("How long calls took until their answer was sent")
             .with_boundaries(BOUNDS.to_vec())
             .build();
+        let tracer = traced.then(|| global::tracer(SCOPE));
         let methods = known_methods().map(|name| (format!("/{name}"), Arc::new(Method::new(&name)))).collect();
-        Self(Arc::new(Instruments { methods, other: Arc::new(Method::new(OTHER)), duration, traces }))
+        Self(Arc::new(Instruments { methods, other: Arc::new(Method::new(OTHER)), duration, tracer }))
     }
 }
 
@@ -183,22 +185,21 @@ impl Call {
                 propagator.extract_with_context(&TraceContext::new(), &headers)
             })
         });
-        let context = if instruments.traces {
-            let parent = caller_s.unwrap_or_default();
-            let tracer = global::tracer(SCOPE);
-            let mut attributes = Method::named(&method.name);
-            let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-            if let Some(peer) = peer {
-                attributes.push(KeyValue::new("network.peer.address", peer.ip().to_string()));
+        let context = match &instruments.tracer {
+            None => caller_s,
+            Some(tracer) => {
+                let parent = caller_s.unwrap_or_default();
+                let mut span = tracer
+                    .span_builder(method.name.to_string())
+                    .with_kind(SpanKind::Server)
+                    .with_attributes(Method::named(&method.name))
+                    .start_with_context(tracer, &parent);
+                let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+                if let Some(peer) = peer.filter(|_| span.is_recording()) {
+                    span.set_attribute(KeyValue::new("network.peer.address", peer.ip().to_string()));
+                }
+                Some(parent.with_span(span))
             }
-            let span = tracer
-                .span_builder(method.name.to_string())
-                .with_kind(SpanKind::Server)
-                .with_attributes(attributes)
-                .start_with_context(&tracer, &parent);
-            Some(parent.with_span(span))
-        } else {
-            caller_s
         };
         Self {
             instruments: Arc::clone(instruments),
@@ -216,7 +217,7 @@ impl Call {
         }
         let attributes = &self.method.attributes[code as usize];
         self.instruments.duration.record(self.began.elapsed().as_secs_f64(), attributes);
-        let Some(context) = self.context.as_ref().filter(|_| self.instruments.traces) else { return };
+        let Some(context) = self.context.as_ref().filter(|_| self.instruments.tracer.is_some()) else { return };
         let span = context.span();
         if span.is_recording() {
             span.set_attribute(KeyValue::new(STATUS_CODE, status::code_name(code)));
