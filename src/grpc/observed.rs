@@ -63,16 +63,16 @@ struct Method {
 }
 
 impl ObservedLayer {
-    /// With the meter and the tracer that are set. Unless calls are `traced` no span is made, and the caller's context is only
+    /// With the meter and the tracer that are set. Unless `with_spans` none is made, and the caller's context is only
     /// carried on to the log.
-    pub fn new(traced: bool) -> Self {
+    pub fn new(with_spans: bool) -> Self {
         let duration = global::meter(SCOPE)
             .f64_histogram("rpc.server.call.duration")
             .with_unit("s")
             .with_description("How long calls took until their answer was sent")
             .with_boundaries(BOUNDS.to_vec())
             .build();
-        let tracer = traced.then(|| global::tracer(SCOPE));
+        let tracer = with_spans.then(|| global::tracer(SCOPE));
         let methods = known_methods().map(|name| (format!("/{name}"), Arc::new(Method::new(&name)))).collect();
         Self(Arc::new(Instruments { methods, other: Arc::new(Method::new(OTHER)), duration, tracer }))
     }
