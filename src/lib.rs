@@ -3,7 +3,7 @@
 //! # The way through
 //!
 //! ```text
-//! main → cli → server → grpc → app → store → domain        config, data_folder, launch, telemetry: beside server
+//! main → cli → server → grpc → app → store → domain        config, data_folder, launch, telemetry, tls: beside server
 //!                         └──────────────────↗             clock: a leaf
 //! ```
 //!
@@ -15,6 +15,8 @@
 //!
 //! # One Validate, from the socket and back
 //!
+//! 0. [`server`] accepts the connection, shakes hands in bounded time (with the certificate of [`tls`], if there is one),
+//!    and hands it to the transport with the peer's address.
 //! 1. [`grpc::outer`] counts the call, starts its deadline and will catch its panic.
 //! 2. [`grpc::auth`] takes the caller's key from the one `authorization` header and asks
 //!    [`App::authenticate`](app::App::authenticate), which goes through 4 to 7 for it and judges its address rules
@@ -60,6 +62,8 @@ pub mod data_folder;
 pub mod config;
 
 pub mod telemetry;
+
+pub mod tls;
 
 pub mod cli;
 
