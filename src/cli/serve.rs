@@ -15,11 +15,12 @@ use tokio::{
 
 use super::{deployment::read_settings, exit::Exit};
 use crate::{
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     config::{Settings, SettingsArgs},
     launch::{self, Launched},
-    server::{self, ServerSettings},
+    server::{self, Listener, ServerSettings},
     store::Address,
+    tls::{Certificates, Leaf},
 };
 
 /// How often sealed secrets are erased, deleted keys purged and root secrets looked at.
@@ -43,12 +44,20 @@ pub async fn run(args: SettingsArgs) -> Exit {
 async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error::Error>> {
     // Asked for first: a signal that arrives while starting must not be lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let certificates = settings.tls.clone().map(|files| Certificates::open(files, SystemClock.now())).transpose()?;
+    let certificates = certificates.map(Arc::new);
     // Bound before anything is made: a port that is taken should leave no trace.
     let listener = TcpListener::bind(settings.listen)
         .await
         .map_err(|error| format!("{} cannot be listened on (CLAVIGER_LISTEN): {error}", settings.listen))?;
     let launched = launch::launch(settings, Arc::new(SystemClock)).await?;
-    let welcome = Welcome { settings, launched: &launched, address: listener.local_addr()?, program: &program() };
+    let welcome = Welcome {
+        settings,
+        launched: &launched,
+        address: listener.local_addr()?,
+        certificate: certificates.as_ref().map(|certificates| certificates.leaf()),
+        program: &program(),
+    };
     if json {
         welcome.log();
     } else {
@@ -65,7 +74,9 @@ async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error
         drain_timeout: settings.drain_timeout,
         reflection: settings.reflection,
         upkeep_interval: UPKEEP_INTERVAL,
+        connection_age: settings.connection_age,
     };
+    let listener = Listener::from(listener).with_tls(certificates);
     server::serve(listener, Arc::clone(&launched.app), server, shutdown).await?;
     Ok(())
 }
@@ -80,6 +91,7 @@ struct Welcome<'a> {
     settings: &'a Settings,
     launched: &'a Launched,
     address: SocketAddr,
+    certificate: Option<Leaf>,
     program: &'a str,
 }
 
@@ -91,16 +103,35 @@ impl Welcome<'_> {
         if let Some(path) = &self.launched.made_admin_key {
             tracing::info!(path = %path.display(), "made the first administrator");
         }
-        tracing::info!(address = %self.address, "serving");
+        tracing::info!(address = %self.address, url = self.url(), "serving");
+    }
+
+    fn url(&self) -> String {
+        format!("{}://{}", if self.certificate.is_some() { "https" } else { "http" }, self.address)
+    }
+
+    /// What a client needs to trust the certificate.
+    fn write_trust(&self, exports: &mut String) -> fmt::Result {
+        let Some(Leaf { names, addresses, .. }) = &self.certificate else { return Ok(()) };
+        writeln!(exports, "  export CLAVIGER_CA_FILE=ca.pem  # who signed the certificate, unless this machine knows")?;
+        // A pattern such as *.example names nobody in particular.
+        let is_one = |name: &&String| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+        match names.iter().find(is_one).filter(|_| !addresses.contains(&self.address.ip())) {
+            Some(name) => writeln!(exports, "  export CLAVIGER_SERVER_NAME={name}"),
+            None => Ok(()),
+        }
     }
 }
 
 impl fmt::Display for Welcome<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { settings, launched, address, program } = self;
+        let Self { settings, launched, address, certificate, program } = self;
         writeln!(f, "\nClaviger serves gRPC on {address}\n")?;
         if let Address::Sqlite(path) = &settings.database {
             writeln!(f, "  database        {}", path.display())?;
+        }
+        if let Some(files) = &settings.tls {
+            writeln!(f, "  certificate     {}", files.cert.display())?;
         }
         let made = if launched.made_root_secret.is_some() { ", made now: back it up" } else { "" };
         writeln!(f, "  root secrets    {}{made}", settings.root_secrets.display())?;
@@ -114,9 +145,10 @@ impl fmt::Display for Welcome<'_> {
         }
         writeln!(f, "\nIn another terminal:\n")?;
         let mut exports = String::new();
-        if settings.listen.to_string() != "127.0.0.1:50051" {
-            writeln!(exports, "  export CLAVIGER_ADDR=http://{address}")?;
+        if certificate.is_some() || settings.listen.to_string() != "127.0.0.1:50051" {
+            writeln!(exports, "  export CLAVIGER_ADDR={}", self.url())?;
         }
+        self.write_trust(&mut exports)?;
         if std::path::absolute("data/admin.key").ok().as_ref() != Some(&admin_key) && admin_key.exists() {
             writeln!(exports, "  export CLAVIGER_KEY_FILE={}", admin_key.display())?;
         }
