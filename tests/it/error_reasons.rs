@@ -184,7 +184,13 @@ async fn a_call_beside_the_bound(service: &Service) -> Result<proto::GetResponse
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let second = Duration::from_secs(1);
-    let settings = ServerSettings { max_calls: 0, drain_timeout: second, reflection: false, upkeep_interval: second };
+    let settings = ServerSettings {
+        max_calls: 0,
+        drain_timeout: second,
+        reflection: false,
+        upkeep_interval: second,
+        connection_age: second * 60,
+    };
     // It never ends by itself: its end would close the database that it shares with the other server.
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&service.app), settings, std::future::pending()));
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();

@@ -1,5 +1,6 @@
 //! The real service on a real socket and a real database, for one test.
 
+pub mod certificates;
 pub mod dump;
 pub mod postgres;
 pub mod process;
@@ -205,6 +206,7 @@ impl Service {
             reflection: true,
             // Tests that count work, or move the clock, call for upkeep themselves.
             upkeep_interval: Duration::from_secs(3_600),
+            connection_age: Duration::from_secs(3_600),
         };
         let shutdown = async move { drop(stopped.await) };
         let serving = Some(tokio::spawn(server::serve(listener, Arc::clone(&app), server, shutdown)));
@@ -274,6 +276,11 @@ impl Service {
             serving.await.unwrap().unwrap();
         }
     }
+}
+
+/// A client that calls with `key` over `channel`.
+pub fn client_of(channel: Channel, key: &str) -> Client {
+    ApiKeyServiceClient::with_interceptor(channel, Bearer(Some(key.to_owned())))
 }
 
 /// A key of `merchant` with these scopes, yet to be made.
