@@ -19,8 +19,10 @@ use crate::{
     },
     store::Address,
     telemetry::settings::{self as telemetry, TelemetrySettings},
+    tls::Files,
 };
 
+mod tls;
 mod unknown;
 
 /// Settings of the server, as flags or as `CLAVIGER_*` in the environment.
@@ -84,6 +86,9 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "WHEN", env = "CLAVIGER_REFLECTION", hide_env_values = true)]
     reflection: Option<String>,
 
+    #[command(flatten)]
+    tls: tls::TlsArgs,
+
     /// How logs are written: text or json [default: text]
     #[arg(long, value_name = "FORMAT", env = "CLAVIGER_LOG_FORMAT", hide_env_values = true)]
     log_format: Option<String>,
@@ -119,6 +124,10 @@ pub struct Settings {
     pub reflection: bool,
     /// Where telemetry goes.
     pub telemetry: TelemetrySettings,
+    /// The files of the certificate; none if plaintext is served.
+    pub tls: Option<Files>,
+    /// How old a connection gets before its client is asked to make another.
+    pub connection_age: Duration,
     /// What the service itself is to know.
     pub app: app::Settings,
 }
@@ -205,6 +214,8 @@ impl SettingsArgs {
             "auto" => Ok(is_embedded),
             _ => Err("is none of on, off and auto".to_owned()),
         });
+        let tls = self.tls.files(&mut reader, listen);
+        let connection_age = self.tls.connection_age(&mut reader);
         let json = reader.read("CLAVIGER_LOG_FORMAT", self.log_format.as_ref(), false, |text| match text {
             "text" => Ok(false),
             "json" => Ok(true),
@@ -231,6 +242,8 @@ impl SettingsArgs {
             drain_timeout,
             reflection,
             telemetry,
+            tls,
+            connection_age,
             app: app::Settings {
                 key_format,
                 profile,
@@ -264,6 +277,10 @@ impl Reader {
                 default
             }
         }
+    }
+
+    fn wrong(&mut self, setting: &'static str, what: String) {
+        self.0.push(Problem { setting, what });
     }
 
     fn key_format(&mut self, args: &SettingsArgs) -> KeyFormat {

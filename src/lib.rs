@@ -3,7 +3,7 @@
 //! # The way through
 //!
 //! ```text
-//! main → cli → server → grpc → app → store → domain        config, data_folder, launch, telemetry: beside server
+//! main → cli → server → grpc → app → store → domain        config, data_folder, launch, telemetry, tls: beside server
 //!                         └──────────────────↗             clock, trace: leaves
 //! ```
 //!
@@ -15,23 +15,25 @@
 //!
 //! # One Validate, from the socket and back
 //!
-//! 0. [`grpc::observed`] begins the call's span in the caller's trace, and will tell how long it took and how it ended.
-//! 1. [`grpc::outer`] counts the call, starts its deadline and will catch its panic.
-//! 2. [`grpc::auth`] takes the caller's key from the one `authorization` header and asks
-//!    [`App::authenticate`](app::App::authenticate), which goes through 4 to 7 for it and judges its address rules
+//! 1. [`server`] accepts the connection, shakes hands in bounded time (with the certificate of [`tls`], if there is one),
+//!    and hands it to the transport with the peer's address.
+//! 2. [`grpc::observed`] begins the call's span in the caller's trace, and will tell how long it took and how it ended.
+//! 3. [`grpc::outer`] counts the call, starts its deadline and will catch its panic.
+//! 4. [`grpc::auth`] takes the caller's key from the one `authorization` header and asks
+//!    [`App::authenticate`](app::App::authenticate), which goes through 6 to 9 for it and judges its address rules
 //!    against the connection's peer. What comes back is a [`Caller`](domain::Caller).
-//! 3. [`grpc::api_keys`] reads the request: an address that is none, or a scope that is none, ends it here with all its
+//! 5. [`grpc::api_keys`] reads the request: an address that is none, or a scope that is none, ends it here with all its
 //!    violations. [`App::validate`](app::App::validate) requires the scope `claviger:validate` and gets a
 //!    [`Reach`](domain::Reach).
-//! 4. [`KeyFormat::parse`](domain::key_string::KeyFormat::parse) looks at the form and the checksum of the text,
+//! 6. [`KeyFormat::parse`](domain::key_string::KeyFormat::parse) looks at the form and the checksum of the text,
 //!    [`Unproved::prove`](domain::key_string::Unproved::prove) at the tag. What this deployment never made ends here: no
 //!    read, no hash.
-//! 5. [`Store::validation_read_even_deleted`](store::Store::validation_read_even_deleted) reads the credential, its key
+//! 7. [`Store::validation_read_even_deleted`](store::Store::validation_read_even_deleted) reads the credential, its key
 //!    and the head of the feed in one statement. What is beyond the caller's reach is not found.
-//! 6. The secret is proved against the stored hash, by `app::proof`: from memory if these bytes were proved against this
+//! 8. The secret is proved against the stored hash, by `app::proof`: from memory if these bytes were proved against this
 //!    very hash before, else by one run of argon2 on a thread of `app::hashing`.
-//! 7. [`decide`](domain::decision::decide) looks at the state, the times, the address and the scopes, in this order.
-//! 8. The decision is written back to the wire; a refusal is an answer, not an error.
+//! 9. [`decide`](domain::decision::decide) looks at the state, the times, the address and the scopes, in this order.
+//! 10. The decision is written back to the wire; a refusal is an answer, not an error.
 //!
 //! # One change
 //!
@@ -63,6 +65,8 @@ pub mod data_folder;
 pub mod config;
 
 pub mod telemetry;
+
+pub mod tls;
 
 pub mod cli;
 

@@ -51,6 +51,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    claviger::tls::use_ring();
     let cli = Cli::parse();
     let exit: Exit = match cli.command.unwrap_or(Command::Serve(Box::new(cli.settings))) {
         Command::Serve(settings) => serve::run(*settings).await,

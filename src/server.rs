@@ -1,15 +1,22 @@
 //! The server: services, layers, workers, and their end.
 
+mod connection;
+mod door;
+mod handshake;
+mod listener;
 pub mod ops;
+mod renewal;
+mod seldom;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder as Reflection;
 
+pub use self::listener::{Limits, Listener};
 use crate::{
     app::{App, alarms::Alarm},
     grpc::{self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto},
@@ -32,6 +39,8 @@ pub struct ServerSettings {
     pub census_interval: Option<Duration>,
     /// Whether calls are traced.
     pub traces: bool,
+    /// How old a connection gets before its client is asked to make another; calls on it are finished.
+    pub connection_age: Duration,
 }
 
 /// Why the server stopped without having been asked to.
@@ -61,12 +70,13 @@ const WATCHERS_TOLD: Duration = Duration::from_millis(500);
 /// # Errors
 /// If it stopped without having been asked to.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     app: Arc<App>,
     settings: ServerSettings,
     readiness: Arc<Readiness>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
+    let listener = listener.into();
     let stop = CancellationToken::new();
     let (mut health, health_service) = tonic_health::server::health_reporter();
     let is_there = app.store().ping().await.is_ok();
@@ -74,11 +84,15 @@ pub async fn serve(
 
     let mut workers = JoinSet::new();
     workers.spawn(watch_database(Arc::clone(&app), is_there, health.clone(), stop.clone()));
+    workers.spawn(renewal::watch(listener.certificates.clone(), Arc::clone(&app), stop.clone()));
     workers.spawn(do_upkeep(Arc::clone(&app), settings.upkeep_interval, stop.clone()));
     if let Some(interval) = settings.census_interval {
         workers.spawn(take_census(Arc::clone(&app), interval, stop.clone()));
     }
     instruments::observe(&app);
+    if let Some(certificates) = &listener.certificates {
+        instruments::observe_certificate(certificates, &app);
+    }
 
     let (reflection_v1, reflection_v1alpha) = if settings.reflection {
         let most = grpc::MAX_REQUEST;
@@ -90,6 +104,8 @@ pub async fn serve(
         (None, None)
     };
     let router = Server::builder()
+        // Without a grace: with one, calls in flight are cut, and the client is not even told (tonic 0.14).
+        .max_connection_age(settings.connection_age)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(256)
@@ -100,7 +116,7 @@ pub async fn serve(
         .add_optional_service(reflection_v1)
         .add_optional_service(reflection_v1alpha)
         .add_service(ApiKeys::server(&app));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = listener.incoming();
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
 
     let mut transport_ended = false;

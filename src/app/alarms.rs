@@ -13,13 +13,16 @@ pub enum Alarm {
     HashMismatch,
     /// The database does not answer.
     DatabaseAway,
+    /// A changed certificate cannot be served; the one before is kept.
+    CertificateUnusable,
     /// A change was cut off by the end of the process; whether it was made is not known.
     ChangeCutOff,
 }
 
 impl Alarm {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::RecordPoisoned, Self::HashMismatch, Self::DatabaseAway, Self::ChangeCutOff];
+    pub const ALL: [Self; 5] =
+        [Self::RecordPoisoned, Self::HashMismatch, Self::DatabaseAway, Self::CertificateUnusable, Self::ChangeCutOff];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -27,6 +30,7 @@ impl Alarm {
             Self::RecordPoisoned => "record_poisoned",
             Self::HashMismatch => "hash_mismatch",
             Self::DatabaseAway => "database_away",
+            Self::CertificateUnusable => "certificate_unusable",
             Self::ChangeCutOff => "change_cut_off",
         }
     }

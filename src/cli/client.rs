@@ -16,6 +16,8 @@ use super::{
     key_file::{self, CallerKey, Source},
     output::OutputArgs,
     request_id::outcome_is_unknown,
+    trust::TrustArgs,
+    wire,
 };
 use crate::grpc::proto::api_key_service_client::ApiKeyServiceClient;
 
@@ -29,6 +31,10 @@ pub struct ClientArgs {
         env = "CLAVIGER_ADDR", hide_env_values = true, default_value = "http://127.0.0.1:50051"
     )]
     addr: Uri,
+
+    /// Whom to trust.
+    #[command(flatten)]
+    trust: TrustArgs,
 
     #[arg(
         long,
@@ -49,12 +55,11 @@ pub struct ClientArgs {
 }
 
 fn address(text: &str) -> Result<Uri, String> {
-    const RIGHT: &str = "write it like http://127.0.0.1:50051";
+    const RIGHT: &str = "write it like https://keys.example:50051 or http://127.0.0.1:50051";
     let uri: Uri = text.parse().map_err(|error| format!("{error}; {RIGHT}"))?;
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(format!("this version does not speak TLS; {RIGHT}")),
-        _ => return Err(format!("it does not begin with http://; {RIGHT}")),
+        Some("http" | "https") => {}
+        _ => return Err(format!("it does not begin with https:// or http://; {RIGHT}")),
     }
     if uri.path_and_query().is_some_and(|rest| rest != "/") {
         return Err(format!("nothing may follow the port; {RIGHT}"));
@@ -68,6 +73,7 @@ pub(crate) struct Client {
     bearer: MetadataValue<Ascii>,
     source: Source,
     address: String,
+    heard: wire::Heard,
     timeout: Duration,
 }
 
@@ -92,14 +98,25 @@ impl Client {
         let endpoint = Endpoint::from(args.addr.clone())
             .user_agent(concat!("claviger-cli/", env!("CARGO_PKG_VERSION")))
             .map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
-        let channel = match tokio::time::timeout(args.timeout, endpoint.connect()).await {
+        let endpoint = args.trust.apply(endpoint)?;
+        let heard = wire::Heard::default();
+        let connecting = endpoint.connect_with_connector(wire::connector(heard.clone()));
+        let channel = match tokio::time::timeout(args.timeout, connecting).await {
             Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => return Err(unreachable(&root_cause(&error))),
+            Ok(Err(error)) => {
+                return Err(match (args.trust.refusal(&error, &address), heard.get()) {
+                    (Some(refusal), _) => refusal,
+                    (None, Some(surprise)) => {
+                        Failure::new(Exit::NotNow, format!("cannot speak with {address}: {surprise}"))
+                    }
+                    (None, None) => unreachable(&root_cause(&error)),
+                });
+            }
             Err(_) => {
                 return Err(unreachable(&format!("no answer within {}", humantime::format_duration(args.timeout))));
             }
         };
-        Ok(Self { service: ApiKeyServiceClient::new(channel), bearer, source, address, timeout: args.timeout })
+        Ok(Self { service: ApiKeyServiceClient::new(channel), bearer, source, address, heard, timeout: args.timeout })
     }
 
     /// Where the key on every call came from.
@@ -127,7 +144,8 @@ impl Client {
             // The channel watches the same deadline.
             Some(source) if chain(source).any(<dyn StdError>::is::<TimeoutExpired>) => self.silence(),
             Some(source) => {
-                Status::unavailable(format!("the connection to {} broke: {}", self.address, root_cause(source)))
+                let why = self.heard.get().map_or_else(|| root_cause(source).to_string(), ToString::to_string);
+                Status::unavailable(format!("the connection to {} broke: {why}", self.address))
             }
         })
     }
@@ -164,10 +182,10 @@ impl Client {
 }
 
 /// The first cause, which says the most; the errors around it say `transport error`.
-fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+pub(super) fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
     chain(error).last().unwrap_or(error)
 }
 
-fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+pub(super) fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error| (*error).source())
 }

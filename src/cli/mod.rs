@@ -18,4 +18,6 @@ mod request_id;
 pub mod serve;
 #[cfg(test)]
 mod tests;
+mod trust;
 pub mod whoami;
+mod wire;

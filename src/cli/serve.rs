@@ -15,15 +15,16 @@ use tokio::{
 
 use super::{deployment::read_settings, exit::Exit};
 use crate::{
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     config::{Settings, SettingsArgs},
     launch::{self, Launched},
     server::{
-        self, ServerSettings,
+        self, Listener, ServerSettings,
         ops::{Ops, Readiness},
     },
     store::Address,
     telemetry::Telemetry,
+    tls::{Certificates, Leaf},
 };
 
 /// How often sealed secrets are erased, deleted keys purged and root secrets looked at.
@@ -50,6 +51,8 @@ pub async fn run(args: SettingsArgs) -> Exit {
 async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error::Error>> {
     // Asked for first: a signal that arrives while starting must not be lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let certificates = settings.tls.clone().map(|files| Certificates::open(files, SystemClock.now())).transpose()?;
+    let certificates = certificates.map(Arc::new);
     // Bound before anything is made: a port that is taken should leave no trace.
     let listener = listen(settings.listen, "CLAVIGER_LISTEN").await?;
     let ops_listener = listen(settings.ops_listen, "CLAVIGER_OPS_LISTEN").await?;
@@ -61,8 +64,14 @@ async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error
 
     let launched = launch::launch(settings, Arc::new(SystemClock)).await?;
     readiness.begin_serving(&launched.app);
-    let welcome =
-        Welcome { settings, launched: &launched, address: listener.local_addr()?, ops_address, program: &program() };
+    let welcome = Welcome {
+        settings,
+        launched: &launched,
+        address: listener.local_addr()?,
+        ops_address,
+        certificate: certificates.as_ref().map(|certificates| certificates.leaf()),
+        program: &program(),
+    };
     if json {
         welcome.log();
     } else {
@@ -81,7 +90,9 @@ async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error
         upkeep_interval: UPKEEP_INTERVAL,
         census_interval: Some(CENSUS_INTERVAL),
         traces: telemetry.traces(),
+        connection_age: settings.connection_age,
     };
+    let listener = Listener::from(listener).with_tls(certificates);
     let outcome = server::serve(listener, Arc::clone(&launched.app), server, readiness, shutdown).await;
     telemetry.end().await;
     ops.end().await;
@@ -104,6 +115,7 @@ struct Welcome<'a> {
     launched: &'a Launched,
     address: SocketAddr,
     ops_address: SocketAddr,
+    certificate: Option<Leaf>,
     program: &'a str,
 }
 
@@ -115,17 +127,36 @@ impl Welcome<'_> {
         if let Some(path) = &self.launched.made_admin_key {
             tracing::info!(path = %path.display(), "made the first administrator");
         }
-        tracing::info!(address = %self.address, ops_address = %self.ops_address, "serving");
+        tracing::info!(address = %self.address, url = self.url(), ops_address = %self.ops_address, "serving");
+    }
+
+    fn url(&self) -> String {
+        format!("{}://{}", if self.certificate.is_some() { "https" } else { "http" }, self.address)
+    }
+
+    /// What a client needs to trust the certificate.
+    fn write_trust(&self, exports: &mut String) -> fmt::Result {
+        let Some(Leaf { names, addresses, .. }) = &self.certificate else { return Ok(()) };
+        writeln!(exports, "  export CLAVIGER_CA_FILE=ca.pem  # who signed the certificate, unless this machine knows")?;
+        // A pattern such as *.example names nobody in particular.
+        let is_one = |name: &&String| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+        match names.iter().find(is_one).filter(|_| !addresses.contains(&self.address.ip())) {
+            Some(name) => writeln!(exports, "  export CLAVIGER_SERVER_NAME={name}"),
+            None => Ok(()),
+        }
     }
 }
 
 impl fmt::Display for Welcome<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { settings, launched, address, ops_address, program } = self;
+        let Self { settings, launched, address, ops_address, certificate, program } = self;
         writeln!(f, "\nClaviger serves gRPC on {address}\n")?;
         writeln!(f, "  ops port        http://{ops_address} with /livez, /readyz and /metrics")?;
         if let Address::Sqlite(path) = &settings.database {
             writeln!(f, "  database        {}", path.display())?;
+        }
+        if let Some(files) = &settings.tls {
+            writeln!(f, "  certificate     {}", files.cert.display())?;
         }
         let made = if launched.made_root_secret.is_some() { ", made now: back it up" } else { "" };
         writeln!(f, "  root secrets    {}{made}", settings.root_secrets.display())?;
@@ -139,9 +170,10 @@ impl fmt::Display for Welcome<'_> {
         }
         writeln!(f, "\nIn another terminal:\n")?;
         let mut exports = String::new();
-        if settings.listen.to_string() != "127.0.0.1:50051" {
-            writeln!(exports, "  export CLAVIGER_ADDR=http://{address}")?;
+        if certificate.is_some() || settings.listen.to_string() != "127.0.0.1:50051" {
+            writeln!(exports, "  export CLAVIGER_ADDR={}", self.url())?;
         }
+        self.write_trust(&mut exports)?;
         if std::path::absolute("data/admin.key").ok().as_ref() != Some(&admin_key) && admin_key.exists() {
             writeln!(exports, "  export CLAVIGER_KEY_FILE={}", admin_key.display())?;
         }

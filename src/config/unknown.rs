@@ -3,10 +3,17 @@
 use crate::domain::text::quoted;
 
 /// Names that the command line and later versions read.
-const OTHER_NAMES: [&str; 4] = ["CLAVIGER_ADDR", "CLAVIGER_KEY", "CLAVIGER_KEY_FILE", "CLAVIGER_TEST_KEY"];
+const OTHER_NAMES: [&str; 6] = [
+    "CLAVIGER_ADDR",
+    "CLAVIGER_CA_FILE",
+    "CLAVIGER_SERVER_NAME",
+    "CLAVIGER_KEY",
+    "CLAVIGER_KEY_FILE",
+    "CLAVIGER_TEST_KEY",
+];
 
 /// Names of the settings of the server, in the order of its flags.
-pub(super) const NAMES: [&str; 16] = [
+pub(super) const NAMES: [&str; 20] = [
     "CLAVIGER_LISTEN",
     "CLAVIGER_OPS_LISTEN",
     "CLAVIGER_DATA_DIR",
@@ -21,6 +28,10 @@ pub(super) const NAMES: [&str; 16] = [
     "CLAVIGER_MAX_CALLS",
     "CLAVIGER_DRAIN_TIMEOUT",
     "CLAVIGER_REFLECTION",
+    "CLAVIGER_TLS_CERT",
+    "CLAVIGER_TLS_KEY",
+    "CLAVIGER_PLAINTEXT",
+    "CLAVIGER_CONNECTION_AGE",
     "CLAVIGER_LOG_FORMAT",
     "CLAVIGER_LOG",
 ];

@@ -8,8 +8,11 @@ use opentelemetry::{KeyValue, global, metrics::Meter};
 use crate::{
     app::{App, alarms::Alarm},
     store::Pool,
+    tls::Certificates,
     trace::SCOPE,
 };
+
+const MICROS_PER_DAY: f64 = 86_400e6;
 
 /// Shows what `app` counts, with the meter that is set, for as long as `app` is there.
 pub fn observe(app: &Arc<App>) {
@@ -18,6 +21,33 @@ pub fn observe(app: &Arc<App>) {
     hashing(&meter, app);
     pools(&meter, app);
     keys(&meter, app);
+}
+
+/// Shows how the certificate that is served stands, by the clock of `app`.
+pub fn observe_certificate(certificates: &Arc<Certificates>, app: &Arc<App>) {
+    let meter = global::meter(SCOPE);
+    let (served, service) = (Arc::downgrade(certificates), Arc::downgrade(app));
+    meter
+        .f64_observable_gauge("claviger.certificate.days_left")
+        .with_description("Days until the certificate that is served expires; below zero once it has")
+        .with_callback(move |observer| {
+            let (Some(served), Some(app)) = (served.upgrade(), there(&service)) else { return };
+            let Some(expiry) = served.expiry() else { return };
+            // The difference in microseconds of a few centuries at most: a double is exact to the second.
+            #[expect(clippy::cast_precision_loss, reason = "days are not told to the microsecond")]
+            let days = (expiry.micros().saturating_sub(app.now().micros())) as f64 / MICROS_PER_DAY;
+            observer.observe(days, &[]);
+        })
+        .build();
+    let served = Arc::downgrade(certificates);
+    meter
+        .u64_observable_counter("claviger.certificate.reloads")
+        .with_description("Certificates taken in place of the one before")
+        .with_callback(move |observer| {
+            let Some(served) = served.upgrade() else { return };
+            observer.observe(served.reloads(), &[]);
+        })
+        .build();
 }
 
 fn counters(meter: &Meter, app: &Arc<App>) {

@@ -128,13 +128,16 @@ fn all_wrong_settings_are_told_at_once() {
         .set("CLAVIGER_MAX_CALLS", "-1")
         .set("CLAVIGER_DRAIN_TIMEOUT", "1 fortnight")
         .set("CLAVIGER_REFLECTION", "yes")
+        .set("CLAVIGER_TLS_KEY", "")
+        .set("CLAVIGER_PLAINTEXT", "yes")
+        .set("CLAVIGER_CONNECTION_AGE", "1s")
         .set("CLAVIGER_LOG_FORMAT", "xml")
         .set("CLAVIGER_LOG", "info=loud=very")
         .run();
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""));
     assert!(!ended.stderr.contains("hunter2"));
     assert_snapshot!(ended.told(), @r"
-    error: 16 settings are wrong:
+    error: 20 settings are wrong:
       CLAVIGER_LISTEN `localhost` is no address with a port; write one such as 127.0.0.1:50051 or [::1]:50051
       CLAVIGER_OPS_LISTEN `:9` is no address with a port; write one such as 127.0.0.1:50051 or [::1]:50051
       CLAVIGER_DATA_DIR is empty; name a path or leave it out
@@ -149,6 +152,10 @@ fn all_wrong_settings_are_told_at_once() {
       CLAVIGER_MAX_CALLS `-1` is no number from 1 to 100000
       CLAVIGER_DRAIN_TIMEOUT `1 fortnight` is no duration such as 15s, from 1s to 10m
       CLAVIGER_REFLECTION is none of on, off and auto
+      CLAVIGER_TLS_KEY is empty; name a path or leave it out
+      CLAVIGER_PLAINTEXT is none of loopback and anywhere
+      CLAVIGER_TLS_CERT is missing, and CLAVIGER_TLS_KEY is set; name both files, or neither
+      CLAVIGER_CONNECTION_AGE `1s` is no duration such as 30m, from 1m to 24h
       CLAVIGER_LOG_FORMAT is none of text and json
       CLAVIGER_LOG is no filter; write one such as info or claviger=debug
     ");

@@ -191,6 +191,7 @@ async fn a_call_beside_the_bound(service: &Service) -> Result<proto::GetResponse
         upkeep_interval: second,
         census_interval: None,
         traces: false,
+        connection_age: second * 60,
     };
     // It never ends by itself: its end would close the database that it shares with the other server.
     let (app, readiness) = (Arc::clone(&service.app), Arc::new(Readiness::default()));

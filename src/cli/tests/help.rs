@@ -379,6 +379,17 @@ fn help_of_whoami() {
               [env: CLAVIGER_ADDR]
               [default: http://127.0.0.1:50051]
 
+          --ca-file <FILE>
+              With https: whom to trust to sign certificates, a PEM file, instead of those that this
+              machine trusts
+              
+              [env: CLAVIGER_CA_FILE]
+
+          --server-name <NAME>
+              With https: the name that the certificate has to be for, if it is not that in the address
+              
+              [env: CLAVIGER_SERVER_NAME]
+
           --key-file <FILE>
               File with the key to call with [default: ./data/admin.key if it exists] [env:
               CLAVIGER_KEY_FILE; or CLAVIGER_KEY, the key itself]
@@ -428,12 +439,17 @@ fn a_wrong_command_line_says_what_would_be_right() {
     For more information, try '--help'.
     ");
     assert_snapshot!(refusal(&["list", "--addr", "127.0.0.1:50051"]), @"
-    error: invalid value '127.0.0.1:50051' for '--addr <URL>': it does not begin with http://; write it like http://127.0.0.1:50051
+    error: invalid value '127.0.0.1:50051' for '--addr <URL>': it does not begin with https:// or http://; write it like https://keys.example:50051 or http://127.0.0.1:50051
 
     For more information, try '--help'.
     ");
-    assert_snapshot!(refusal(&["list", "--addr", "https://keys.example"]), @"
-    error: invalid value 'https://keys.example' for '--addr <URL>': this version does not speak TLS; write it like http://127.0.0.1:50051
+    assert_snapshot!(refusal(&["list", "--addr", "https://keys.example/v1"]), @"
+    error: invalid value 'https://keys.example/v1' for '--addr <URL>': nothing may follow the port; write it like https://keys.example:50051 or http://127.0.0.1:50051
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(refusal(&["list", "--server-name", "keys example"]), @"
+    error: invalid value 'keys example' for '--server-name <NAME>': it is no DNS name and no address; write it like keys.example
 
     For more information, try '--help'.
     ");

@@ -1,5 +1,6 @@
 //! The real service on a real socket and a real database, for one test.
 
+pub mod certificates;
 pub mod collector;
 pub mod dump;
 pub mod postgres;
@@ -208,6 +209,7 @@ impl Service {
             upkeep_interval: Duration::from_secs(3_600),
             census_interval: None,
             traces: false,
+            connection_age: Duration::from_secs(3_600),
         };
         let shutdown = async move { drop(stopped.await) };
         let readiness = Arc::new(Readiness::default());
@@ -278,6 +280,11 @@ impl Service {
             serving.await.unwrap().unwrap();
         }
     }
+}
+
+/// A client that calls with `key` over `channel`.
+pub fn client_of(channel: Channel, key: &str) -> Client {
+    ApiKeyServiceClient::with_interceptor(channel, Bearer(Some(key.to_owned())))
 }
 
 /// A key of `merchant` with these scopes, yet to be made.

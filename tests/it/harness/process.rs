@@ -159,6 +159,11 @@ impl Running {
         self.stderr.wait_for(what, |text| text.contains(what).then_some(()));
     }
 
+    /// What standard error has said so far.
+    pub fn told_so_far(&self) -> String {
+        self.stderr.so_far()
+    }
+
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.pid.to_string()]).status().unwrap();
         assert!(sent.success());

@@ -1,0 +1,56 @@
+//! Where connections come from: a socket, a certificate if there is one, and how long and how many handshakes may be.
+
+use std::{io, sync::Arc, time::Duration};
+
+use futures_util::{Stream, stream};
+use tokio::net::TcpListener;
+
+use super::{connection::Connection, door::Door};
+use crate::tls::Certificates;
+
+/// A socket that is listened on. A [`TcpListener`] alone is one for plaintext.
+pub struct Listener {
+    pub(super) tcp: TcpListener,
+    pub(super) certificates: Option<Arc<Certificates>>,
+    pub(super) limits: Limits,
+}
+
+/// Bounds on what nobody has shown a key for yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long the handshake of TLS may take, and then that of HTTP/2.
+    pub handshake: Duration,
+    /// How many connections may be in their handshakes at once; more are closed.
+    pub handshakes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { handshake: Duration::from_secs(5), handshakes: 1_024 }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self { tcp, certificates: None, limits: Limits::default() }
+    }
+}
+
+impl Listener {
+    /// Speaks TLS alone, with what `certificates` serve at each handshake; plaintext if there are none.
+    #[must_use]
+    pub fn with_tls(self, certificates: Option<Arc<Certificates>>) -> Self {
+        Self { certificates, ..self }
+    }
+
+    /// Has other bounds.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The connections that have their handshakes behind them. The socket is closed when this is dropped.
+    pub(super) fn incoming(self) -> impl Stream<Item = io::Result<Connection>> + Send {
+        stream::unfold(Door::new(self), |mut door| async move { Some((Ok(door.next().await), door)) })
+    }
+}
