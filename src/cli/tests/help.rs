@@ -362,6 +362,11 @@ fn help_of_validate() {
 }
 
 #[test]
+fn help_of_doctor() {
+    assert_snapshot!(help(&["doctor"]), @"");
+}
+
+#[test]
 fn help_of_whoami() {
     assert_snapshot!(help(&["whoami"]), @"
     Show the key that you call with
