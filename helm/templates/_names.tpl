@@ -4,16 +4,19 @@
 {{- .Values.nameOverride | default .Chart.Name -}}
 {{- end }}
 
-{{/* At most 52 characters: what is put behind it, by this chart or by a StatefulSet, ends within 63. Dots are good in a
-     release's name and not in a Service's. */}}
+{{/* At most 52 characters: what is put behind it, by this chart or by a StatefulSet, ends within 63. What is cut off
+     leaves a digest, so that two long names stay two. Dots are good in a release's name and not in a Service's. */}}
 {{- define "claviger.fullname" -}}
 {{- $name := include "claviger.name" . -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
-{{- else if contains $name .Release.Name -}}
-{{- .Release.Name | replace "." "-" | trunc 52 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | replace "." "-" | trunc 52 | trimSuffix "-" -}}
+{{- $whole := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | replace "." "-" -}}
+{{- if gt (len $whole) 52 -}}
+{{- printf "%s-%s" ($whole | trunc 43 | trimSuffix "-") (sha256sum $whole | trunc 8) -}}
+{{- else -}}
+{{- $whole -}}
+{{- end -}}
 {{- end -}}
 {{- end }}
 

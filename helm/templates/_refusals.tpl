@@ -64,6 +64,14 @@
 {{- end -}}
 {{- end -}}
 
+{{- with $v.telemetry.endpoint -}}
+{{- if not (regexMatch "^https?://[^/]" .) -}}
+{{- $wrong = append $wrong (printf "telemetry.endpoint: %s is no address of a collector; write it like http://collector.monitoring:4317" .) -}}
+{{- else if not (regexMatch "^https?://[A-Za-z0-9._:\\[\\]-]+/?$" .) -}}
+{{- $wrong = append $wrong "telemetry.endpoint: holds a user or a path, and OTLP over gRPC has neither; write it like http://collector.monitoring:4317, and headers by extraEnv from a Secret" -}}
+{{- end -}}
+{{- end -}}
+
 {{- if and $v.grpcRoute.enabled (not $v.grpcRoute.parentRefs) -}}
 {{- $wrong = append $wrong "grpcRoute.parentRefs: is empty; name the gateway, as in [{name: GATEWAY, namespace: NAMESPACE}]" -}}
 {{- end -}}
