@@ -51,9 +51,9 @@ enum Command {
     /// Try a running service from end to end: make a key, validate it, revoke it, see it refused
     Doctor {
         #[command(flatten)]
-        client: ClientArgs,
-        #[command(flatten)]
         args: DoctorArgs,
+        #[command(flatten)]
+        client: ClientArgs,
     },
 }
 

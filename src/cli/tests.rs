@@ -41,9 +41,9 @@ enum Cli {
     /// Try a running service from end to end: make a key, validate it, revoke it, see it refused
     Doctor {
         #[command(flatten)]
-        client: ClientArgs,
-        #[command(flatten)]
         args: doctor::DoctorArgs,
+        #[command(flatten)]
+        client: ClientArgs,
     },
 }
 

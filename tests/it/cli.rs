@@ -98,7 +98,20 @@ on_every_engine! {
         let examined = shell.run(&["doctor", "--merchant", "acme"], "").await;
         let left = shell.run(&["keys", "list", "--merchant", "acme"], "").await;
         insta::allow_duplicates! {
-            insta::assert_snapshot!([examined, left].map(|said| said.shown()).join("\n\n"), @"");
+            insta::assert_snapshot!([examined, left].map(|said| said.shown()).join("\n\n"), @"
+            ok  the service answers; the key you call with is key_<id> of claviger, claviger:admin, claviger:all-merchants
+            ok  made a key: key_<id> of acme, without scopes
+            ok  it is valid
+            ok  revoked it
+            ok  it is refused
+            --
+            exit 0
+
+            API KEY  ID  MERCHANT  IP ADDRESSES  WEBHOOK  STATE  CREATED  EXPIRES
+            --
+            note: there are no such keys
+            exit 0
+            ");
         }
     }
 }

@@ -54,7 +54,16 @@ fn asked(server: &FakeServer) -> Vec<&'static str> {
 async fn a_service_that_is_well_takes_a_key_from_its_making_to_its_end() {
     let answers = [own(), created(), decided(DecisionCode::Valid), deleted(true), decided(DecisionCode::Deleted)];
     let (server, address) = FakeServer::start(answers).await;
-    assert_snapshot!(Session::with(address).run(&["doctor"]).await, @"");
+    assert_snapshot!(Session::with(address).run(&["doctor"]).await, @"
+    exit 0
+    --- stdout
+    ok  the service answers; the key you call with is key_own of acme, claviger:admin
+    ok  made a key: key_0000000000000000000001 of acme, without scopes
+    ok  it is valid
+    ok  revoked it
+    ok  it is refused
+    --- stderr
+    ");
     assert_eq!(asked(&server), ["get", "create", "validate", "delete", "validate"]);
 }
 
@@ -62,7 +71,14 @@ async fn a_service_that_is_well_takes_a_key_from_its_making_to_its_end() {
 async fn a_key_that_is_not_valid_is_revoked_all_the_same() {
     let answers = [own(), created(), decided(DecisionCode::Disabled), deleted(true)];
     let (server, address) = FakeServer::start(answers).await;
-    assert_snapshot!(Session::with(address).run(&["doctor", "--merchant", "acme"]).await, @"");
+    assert_snapshot!(Session::with(address).run(&["doctor", "--merchant", "acme"]).await, @"
+    exit 1
+    --- stdout
+    ok  the service answers; the key you call with is key_own of acme, claviger:admin
+    ok  made a key: key_0000000000000000000001 of acme, without scopes
+    --- stderr
+    error: the key that was just made should be VALID, and the service says DISABLED
+    ");
     assert_eq!(asked(&server), ["get", "create", "validate", "delete"]);
 }
 
@@ -71,7 +87,19 @@ async fn a_key_that_could_not_be_revoked_is_named_with_its_end() {
     let away = || Answer::Refusal(Status::new(Code::Unavailable, "the database is away"));
     let answers = [own(), created(), away(), away()];
     let (server, address) = FakeServer::start(answers).await;
-    assert_snapshot!(Session::with(address).run(&["doctor"]).await, @"");
+    assert_snapshot!(Session::with(address).run(&["doctor"]).await, @"
+    exit 5
+    --- stdout
+    ok  the service answers; the key you call with is key_own of acme, claviger:admin
+    ok  made a key: key_0000000000000000000001 of acme, without scopes
+    --- stderr
+    error: the database is away
+      code: UNAVAILABLE
+      Whether the change was made is not known; look at the key before you repeat the command.
+      The key key_0000000000000000000001 may be left; it ends by itself 10m after it was made.
+    error: the database is away
+      code: UNAVAILABLE
+    ");
     assert_eq!(asked(&server), ["get", "create", "validate", "delete"]);
 }
 
@@ -79,19 +107,43 @@ async fn a_key_that_could_not_be_revoked_is_named_with_its_end() {
 async fn a_revoked_key_that_is_still_good_is_a_fault() {
     let answers = [own(), created(), decided(DecisionCode::Valid), deleted(true), decided(DecisionCode::Valid)];
     let (_server, address) = FakeServer::start(answers).await;
-    assert_snapshot!(Session::with(address).run(&["doctor"]).await, @"");
+    assert_snapshot!(Session::with(address).run(&["doctor"]).await, @"
+    exit 6
+    --- stdout
+    ok  the service answers; the key you call with is key_own of acme, claviger:admin
+    ok  made a key: key_0000000000000000000001 of acme, without scopes
+    ok  it is valid
+    ok  revoked it
+    --- stderr
+    error: the key that was just revoked should be DELETED, and the service says VALID
+    ");
 }
 
 #[tokio::test]
 async fn a_revocation_that_does_not_hold_everywhere_yet_is_told() {
     let answers = [own(), created(), decided(DecisionCode::Valid), deleted(false)];
     let (_server, address) = FakeServer::start(answers).await;
-    assert_snapshot!(Session::with(address).run(&["doctor"]).await, @"");
+    assert_snapshot!(Session::with(address).run(&["doctor"]).await, @"
+    exit 5
+    --- stdout
+    ok  the service answers; the key you call with is key_own of acme, claviger:admin
+    ok  made a key: key_0000000000000000000001 of acme, without scopes
+    ok  it is valid
+    --- stderr
+    error: it is revoked, but is not sure to be refused everywhere
+      Every replica refuses it a little later; a longer --timeout waits for that.
+    ");
 }
 
 #[tokio::test]
 async fn steps_have_no_other_form() {
     let (server, address) = FakeServer::start([]).await;
-    assert_snapshot!(Session::with(address).run(&["doctor", "-o", "json"]).await, @"");
+    assert_snapshot!(Session::with(address).run(&["doctor", "-o", "json"]).await, @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: doctor tells its steps, which have no other form
+      leave out --output and --field; the exit code says whether all went well
+    ");
     assert!(server.calls().is_empty());
 }
