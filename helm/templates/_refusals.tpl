@@ -48,6 +48,9 @@
 {{- $wrong = append $wrong "migrations.job.urlSecret.name: is set, and there is no Job; write migrations.mode: job, or leave the Secret out" -}}
 {{- end -}}
 
+{{- if and $embedded $v.bootstrap.secretName (not $v.rootSecrets.secretName) -}}
+{{- $wrong = append $wrong "bootstrap.secretName: is set, and its key string was made under a root secret that this set-up would not have; name that in rootSecrets.secretName, or leave the Secret out" -}}
+{{- end -}}
 {{- if and $v.tls.enabled (not $v.tls.secretName) -}}
 {{- $wrong = append $wrong "tls.secretName: is missing; name an existing Secret with a certificate and its private key, or write tls.enabled: false" -}}
 {{- end -}}

@@ -45,6 +45,7 @@ SENSELESS = {
     (POSTGRESQL, ROOTS, 'podDisruptionBudget={"enabled":true}'): "podDisruptionBudget.enabled: a budget keeps nothing up where there is one pod; write replicas: 2 or more, or false",
     (POSTGRESQL, ROOTS, 'autoscaling={"enabled":true}', 'replicas=4'): "replicas: is 4, and autoscaling.enabled decides how many there are; leave replicas out and write autoscaling.minReplicas",
     (POSTGRESQL, ROOTS, 'autoscaling={"enabled":true,"minReplicas":9}'): "autoscaling.minReplicas: 9 is more than autoscaling.maxReplicas, 6; write the smaller number first",
+    ('bootstrap={"secretName":"first"}',): "bootstrap.secretName: is set, and its key string was made under a root secret that this set-up would not have; name that in rootSecrets.secretName, or leave the Secret out",
     ('tls={"enabled":true}',): "tls.secretName: is missing; name an existing Secret with a certificate and its private key, or write tls.enabled: false",
     ('tls={"secretName":"cert"}',): "tls.secretName: is set, and TLS is off; write tls.enabled: true, or leave the Secret out",
     ('plaintext="loopback"',): "plaintext: with loopback and without TLS nobody outside the pod could call; write tls.enabled: true, or plaintext: anywhere if key strings may cross the cluster's network in clear",
