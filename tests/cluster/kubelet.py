@@ -11,6 +11,8 @@ import subprocess
 import sys
 import urllib.parse
 
+import yaml
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "image"))
 
 import container  # noqa: E402
@@ -25,8 +27,6 @@ def render(helm, *values):
     command = [helm, "template", "claviger", ROOT / "helm", "--namespace", NAMESPACE]
     for one in values:
         command += ["--values", one]
-    import yaml
-
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"FAILED: {done.stderr}")
