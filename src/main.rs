@@ -7,6 +7,7 @@ use claviger::{
     cli::{
         client::ClientArgs,
         deployment::{self, BootstrapArgs},
+        doctor::{self, DoctorArgs},
         exit::{EXIT_CODES, Exit},
         keys::{self, KeysCommand},
         serve, whoami,
@@ -47,6 +48,13 @@ enum Command {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Try a running service from end to end: make a key, validate it, revoke it, see it refused
+    Doctor {
+        #[command(flatten)]
+        args: DoctorArgs,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
 }
 
 #[tokio::main]
@@ -59,6 +67,7 @@ async fn main() -> ExitCode {
         Command::Bootstrap(args) => deployment::bootstrap(*args).await,
         Command::Keys { client, command } => keys::run(client, command).await,
         Command::Whoami { client } => whoami::run(client).await,
+        Command::Doctor { client, args } => doctor::run(client, args).await,
     };
     exit.into()
 }

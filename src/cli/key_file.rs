@@ -99,7 +99,7 @@ fn unusable(name: &str, what: &str) -> Failure {
 
 /// Reads the secret in the file at `path`, without a line end after it; none if it has more than `most` bytes.
 ///
-/// Warns if others may read the file, too.
+/// Warns if everybody may read the file.
 pub(crate) fn read(path: &Path, most: usize, console: &mut Console) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let file = File::open(path)?;
     warn_if_shared(path, &file, console);
@@ -127,7 +127,8 @@ fn warn_if_shared(path: &Path, file: &File, console: &mut Console) {
 
     let Ok(metadata) = file.metadata() else { return };
     let mode = metadata.permissions().mode() & 0o777;
-    if metadata.is_file() && mode & 0o044 != 0 {
+    // As the service does for its own secrets, this allows the group: Kubernetes mounts Secrets so.
+    if metadata.is_file() && mode & 0o004 != 0 {
         let path = path.display().to_string();
         let path = super::escape::escaped(&path);
         console.tell(format!("warning: other users can read {path} (mode {mode:03o}); run: chmod 600 {path}"));

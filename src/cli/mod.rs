@@ -1,12 +1,13 @@
 //! The command line: arguments to a command, a command to an exit code.
 //!
-//! `serve`, `migrate` and `bootstrap` are the service and its deployment; `keys` and `whoami` are a gRPC client like any
-//! other.
+//! `serve`, `migrate` and `bootstrap` are the service and its deployment; `keys`, `whoami` and `doctor` are a gRPC client
+//! like any other.
 
 mod arguments;
 pub mod client;
 mod console;
 pub mod deployment;
+pub mod doctor;
 mod escape;
 pub mod exit;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod calling;
 mod changing;
 mod creating;
+mod examining;
 mod help;
 mod reading;
 mod rotating;
@@ -18,7 +19,7 @@ use std::{
 
 use clap::Parser;
 
-use super::{client::ClientArgs, console::Console, exit::Exit, keys, whoami};
+use super::{client::ClientArgs, console::Console, doctor, exit::Exit, keys, whoami};
 
 /// A key to call with.
 const KEY: &str = "clv_caller";
@@ -34,6 +35,13 @@ enum Cli {
     },
     /// Show the key that you call with
     Whoami {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Try a running service from end to end: make a key, validate it, revoke it, see it refused
+    Doctor {
+        #[command(flatten)]
+        args: doctor::DoctorArgs,
         #[command(flatten)]
         client: ClientArgs,
     },
@@ -81,6 +89,7 @@ impl Session {
         let exit = match cli {
             Cli::Keys { client, command } => keys::run_on(&mut console, &client, command).await,
             Cli::Whoami { client } => whoami::run_on(&mut console, &client).await,
+            Cli::Doctor { client, args } => doctor::run_on(&mut console, &client, args).await,
         };
         Ended { exit, output: output.text(), messages: messages.text().replace(&self.address, "http://[address]") }
     }

@@ -17,10 +17,11 @@ use std::{
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use opentelemetry::global;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::App, telemetry::Telemetry};
+use crate::{app::App, telemetry::Telemetry, trace::SCOPE};
 
 /// Connections at once; the next wait.
 const CONNECTIONS: usize = 64;
@@ -34,6 +35,8 @@ const AFTER_FAILURE: Duration = Duration::from_millis(500);
 pub struct Readiness {
     app: OnceLock<Arc<App>>,
     draining: AtomicBool,
+    /// As it was found when somebody last asked.
+    ready: AtomicBool,
 }
 
 impl Readiness {
@@ -62,6 +65,7 @@ impl Readiness {
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("draining: this process is about to end".to_owned());
         }
+        self.ready.store(reasons.is_empty(), Ordering::Relaxed);
         reasons
     }
 }
@@ -75,6 +79,12 @@ pub struct Ops {
 impl Ops {
     /// Begins to serve on `listener`.
     pub fn start(listener: TcpListener, readiness: Arc<Readiness>, telemetry: Arc<Telemetry>) -> Self {
+        let found = Arc::clone(&readiness);
+        global::meter(SCOPE)
+            .u64_observable_gauge("claviger.ready")
+            .with_description("1 if calls should come here, 0 if not; /readyz says why not")
+            .with_callback(move |observer| observer.observe(found.ready.load(Ordering::Relaxed).into(), &[]))
+            .build();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(accept(listener, readiness, telemetry, stop.clone()));
         Self { stop, serving }
@@ -140,20 +150,28 @@ async fn answer(
                 text(StatusCode::SERVICE_UNAVAILABLE, told)
             }
         }
-        "/metrics" => match telemetry.exposition() {
-            Ok(metrics) => {
-                let mut response = Response::new(metrics);
-                let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-                response.headers_mut().insert(header::CONTENT_TYPE, kind);
-                response
-            }
-            Err(error) => {
-                tracing::error!(%error, "the metrics cannot be written");
-                text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written; the log tells why\n".to_owned())
-            }
-        },
+        "/metrics" => {
+            // So that the metric that says so is as it is now.
+            readiness.why_not().await;
+            metrics(&telemetry)
+        }
         _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics\n".to_owned()),
     })
+}
+
+fn metrics(telemetry: &Telemetry) -> Response<String> {
+    match telemetry.exposition() {
+        Ok(metrics) => {
+            let mut response = Response::new(metrics);
+            let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "the metrics cannot be written");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written; the log tells why\n".to_owned())
+        }
+    }
 }
 
 fn text(status: StatusCode, body: String) -> Response<String> {

@@ -93,6 +93,30 @@ fn alike(text: &str) -> String {
 }
 
 on_every_engine! {
+    async fn doctor_takes_a_key_from_its_making_to_its_end_and_leaves_none(service: Service) {
+        let shell = Shell::new(&service);
+        let examined = shell.run(&["doctor", "--merchant", "acme"], "").await;
+        let left = shell.run(&["keys", "list", "--merchant", "acme"], "").await;
+        insta::allow_duplicates! {
+            insta::assert_snapshot!([examined, left].map(|said| said.shown()).join("\n\n"), @"
+            ok  the service answers; the key you call with is key_<id> of claviger, claviger:admin, claviger:all-merchants
+            ok  made a key: key_<id> of acme, without scopes
+            ok  it is valid
+            ok  revoked it
+            ok  it is refused
+            --
+            exit 0
+
+            API KEY  ID  MERCHANT  IP ADDRESSES  WEBHOOK  STATE  CREATED  EXPIRES
+            --
+            note: there are no such keys
+            exit 0
+            ");
+        }
+    }
+}
+
+on_every_engine! {
     async fn a_key_is_made_listed_validated_rotated_and_deleted(service: Service) {
         let shell = Shell::new(&service);
         // The list is ordered by creation.

@@ -22,6 +22,7 @@ async fn a_service_that_serves_is_alive_and_ready() {
     let told = |path: &'static str| async { (serving.ops(path).await.status, serving.ops(path).await.text) };
     assert_eq!(told("/livez").await, (200, "alive\n".to_owned()));
     assert_eq!(told("/readyz").await, (200, "ready\n".to_owned()));
+    assert!(serving.ops("/metrics").await.text.contains("\nclaviger_ready 1\n"));
     assert_eq!(told("/").await, (404, "here are /livez, /readyz and /metrics\n".to_owned()));
     let mut stream = TcpStream::connect(serving.ops_address).unwrap();
     stream.write_all(b"POST /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
@@ -103,7 +104,8 @@ async fn a_service_that_drains_is_alive_and_not_ready_and_can_still_be_scraped()
     draining: this process is about to end
     ");
     assert_eq!(serving.ops("/livez").await.status, 200);
-    assert!(serving.ops("/metrics").await.text.contains("claviger_decisions_total"));
+    let metrics = serving.ops("/metrics").await.text;
+    assert!(metrics.contains("claviger_decisions_total") && metrics.contains("\nclaviger_ready 0\n"), "{metrics}");
     drop(silent);
     assert_eq!(serving.running.ended().code, Some(0));
 }

@@ -362,6 +362,24 @@ fn help_of_validate() {
 }
 
 #[test]
+fn help_of_doctor() {
+    assert_snapshot!(help(&["doctor"]), @"
+    Try a running service from end to end: make a key, validate it, revoke it, see it refused
+
+    Usage: claviger doctor [OPTIONS]
+
+    Options:
+          --merchant <USERNAME>
+              Account the key is made for; without it, that of the key you call with
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+    [Connection, Output]
+    ");
+}
+
+#[test]
 fn help_of_whoami() {
     assert_snapshot!(help(&["whoami"]), @"
     Show the key that you call with
