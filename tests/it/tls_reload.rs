@@ -132,19 +132,30 @@ async fn a_certificate_swapped_under_load_fails_no_call_and_is_shown_to_new_conn
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_certificate_raises_an_alarm_and_the_old_one_is_shown_until_a_good_one_comes() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("Test authority"));
-    let (old, new) = (authority.issue(&["keys.example"]), authority.issue(&["keys.example"]));
+    let (old, new) = (authority.issue(&["keys.example"]), authority.issue_until(&["keys.example"], 2040));
     let mut mounted = Mounted::new(&folder.path().join("mounted"), &old);
     let serving = serve(folder.path());
+    let measured = async |sample: &str| {
+        eventually(sample, || async { serving.ops("/metrics").await.text.contains(sample).then_some(()) }).await;
+    };
+    measured("claviger_alarms_total{kind=\"certificate_unusable\"} 0\n").await;
     let mut client = client_of(channel(serving.address, &authority), &admin_key(folder.path()));
     client.list(proto::ListRequest::default()).await.unwrap();
 
     mounted.swap(&Issued { cert: new.cert.clone(), key: old.key.clone() });
     serving.running.wait_until_told("alarm=\"certificate_unusable\"");
+    measured("claviger_alarms_total{kind=\"certificate_unusable\"} 1\n").await;
     assert_eq!(shown(serving.address, &authority).await, der(&old));
     client.list(proto::ListRequest::default()).await.unwrap();
 
     mounted.swap(&new);
     until_shown(&serving, &authority, &new).await;
+    measured("claviger_certificate_reloads_total 1\n").await;
+    let metrics = serving.ops("/metrics").await.text;
+    let days = metrics.lines().find_map(|line| line.strip_prefix("claviger_certificate_days_left ")).unwrap();
+    let years = days.parse::<f64>().unwrap() / 365.0;
+    // It ends in 2040, and this is after 2025.
+    assert!(years > 0.0 && years < 15.0, "{days} days");
     client.list(proto::ListRequest::default()).await.unwrap();
     let ended = serving.stop();
     assert_eq!(ended.code, Some(0));
