@@ -11,8 +11,9 @@ use tonic_types::StatusExt;
 
 use super::{
     console::Console,
-    exit::{Exit, Failure, code_name},
+    exit::{Exit, Failure},
 };
+use crate::grpc::status::code_name;
 
 /// How often a call whose outcome is unknown is repeated.
 const REPEATS: u32 = 3;

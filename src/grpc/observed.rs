@@ -23,21 +23,16 @@ use opentelemetry::{
     propagation::Extractor,
     trace::{Span as _, SpanKind, Status as SpanStatus, TraceContextExt as _, Tracer as _},
 };
-use prost::Message as _;
-use prost_types::FileDescriptorSet;
 use tonic::{Code, Status, body::Body, transport::server::TcpConnectInfo};
 use tonic_types::StatusExt as _;
 use tower::{Layer, Service};
 
-use super::{proto, status};
+mod methods;
+
+use self::methods::{Method, OTHER, STATUS_CODE, is_error, known_methods};
+use super::status;
 use crate::trace::SCOPE;
 
-/// The next release of the conventions renames it.
-const STATUS_CODE: &str = "rpc.response.status_code";
-/// What an RPC is called that is none of ours: anyone can ask for any path.
-const OTHER: &str = "_OTHER";
-/// All codes, in the order of their numbers.
-const CODES: std::ops::RangeInclusive<i32> = 0..=16;
 /// Upper bounds of the histogram, in seconds. The conventions begin at 5 ms, which most calls here stay under.
 const BOUNDS: [f64; 17] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 10.0];
@@ -55,13 +50,6 @@ struct Instruments {
     tracer: Option<BoxedTracer>,
 }
 
-/// What is told of the calls of one RPC, made once.
-struct Method {
-    name: Arc<str>,
-    /// The attributes of the histogram, by code.
-    attributes: Vec<Vec<KeyValue>>,
-}
-
 impl ObservedLayer {
     /// With the meter and the tracer that are set. Unless `with_spans` none is made, and the caller's context is only
     /// carried on to the log.
@@ -76,50 +64,6 @@ impl ObservedLayer {
         let methods = known_methods().map(|name| (format!("/{name}"), Arc::new(Method::new(&name)))).collect();
         Self(Arc::new(Instruments { methods, other: Arc::new(Method::new(OTHER)), duration, tracer }))
     }
-}
-
-impl Method {
-    fn new(name: &str) -> Self {
-        let name: Arc<str> = name.into();
-        let of = |code: i32| {
-            let code = Code::from_i32(code);
-            let mut attributes = Self::named(&name);
-            attributes.push(KeyValue::new(STATUS_CODE, status::code_name(code)));
-            if is_error(code) {
-                attributes.push(KeyValue::new("error.type", status::code_name(code)));
-            }
-            attributes
-        };
-        Self { attributes: CODES.map(of).collect(), name }
-    }
-
-    fn named(name: &Arc<str>) -> Vec<KeyValue> {
-        vec![KeyValue::new("rpc.system.name", "grpc"), KeyValue::new("rpc.method", Arc::clone(name))]
-    }
-}
-
-/// The full names of all RPCs that this server knows, from their descriptors.
-fn known_methods() -> impl Iterator<Item = String> {
-    let sets = [
-        proto::DESCRIPTORS,
-        tonic_health::pb::FILE_DESCRIPTOR_SET,
-        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-    ];
-    let files = sets.into_iter().filter_map(|set| FileDescriptorSet::decode(set).ok()).flat_map(|set| set.file);
-    files.flat_map(|file| {
-        let package = file.package().to_owned();
-        file.service.into_iter().flat_map(move |service| {
-            let service_name = format!("{package}.{}", service.name());
-            service.method.into_iter().map(move |method| format!("{service_name}/{}", method.name()))
-        })
-    })
-}
-
-/// Which codes say that the server failed; the others are the answer to a caller's mistake.
-fn is_error(code: Code) -> bool {
-    use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
-    matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
 }
 
 impl<S> Layer<S> for ObservedLayer {
@@ -291,32 +235,5 @@ impl Extractor for Headers<'_> {
 
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(http::HeaderName::as_str).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_rpc_of_this_server_is_known_by_name() {
-        let names: Vec<String> = known_methods().collect();
-        for name in [
-            "claviger.v1.ApiKeyService/Validate",
-            "grpc.health.v1.Health/Watch",
-            "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-            "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-        ] {
-            assert!(names.iter().any(|known| known == name), "{name} is missing in {names:?}");
-        }
-    }
-
-    #[test]
-    fn there_are_attributes_for_every_code() {
-        let method = Method::new("a.B/C");
-        for code in CODES.map(Code::from_i32) {
-            let told = method.attributes[code as usize].iter().find(|told| told.key.as_str() == STATUS_CODE).unwrap();
-            assert_eq!(told.value.as_str(), status::code_name(code));
-        }
     }
 }
