@@ -81,7 +81,7 @@ impl Store {
     /// Asks the database for an answer, any.
     ///
     /// # Errors
-    /// [`Unavailable::Database`].
+    /// `Unavailable`.
     pub async fn ping(&self) -> Result<()> {
         self.bounded("ping", self.reader.ping()).await
     }
@@ -89,7 +89,7 @@ impl Store {
     /// Ends all connections.
     ///
     /// # Errors
-    /// [`Unavailable::Database`].
+    /// `Unavailable`.
     pub async fn close(&self) -> Result<()> {
         self.bounded("close", async {
             self.reader.close_by_ref().await?;
