@@ -3,7 +3,7 @@
 use std::{
     fmt::{self, Write as _},
     io::Write as _,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -131,7 +131,17 @@ impl Welcome<'_> {
     }
 
     fn url(&self) -> String {
-        format!("{}://{}", if self.certificate.is_some() { "https" } else { "http" }, self.address)
+        format!("{}://{}", if self.certificate.is_some() { "https" } else { "http" }, self.seen_from_here())
+    }
+
+    /// The address by which this machine reaches the service: one that listens everywhere listens on the loopback, too.
+    fn seen_from_here(&self) -> SocketAddr {
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        SocketAddr::new(ip, self.address.port())
     }
 
     /// What a client needs to trust the certificate.
@@ -140,7 +150,7 @@ impl Welcome<'_> {
         writeln!(exports, "  export CLAVIGER_CA_FILE=ca.pem  # who signed the certificate, unless this machine knows")?;
         // A pattern such as *.example names nobody in particular.
         let is_one = |name: &&String| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
-        match names.iter().find(is_one).filter(|_| !addresses.contains(&self.address.ip())) {
+        match names.iter().find(is_one).filter(|_| !addresses.contains(&self.seen_from_here().ip())) {
             Some(name) => writeln!(exports, "  export CLAVIGER_SERVER_NAME={name}"),
             None => Ok(()),
         }

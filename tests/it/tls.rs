@@ -307,7 +307,10 @@ fn plaintext_beyond_the_loopback_has_to_be_asked_for() {
         .set("CLAVIGER_PLAINTEXT", "anywhere")
         .start()
         .until_serving();
-    assert_eq!(told.stop().code, Some(0));
+    let ended = told.stop();
+    assert_eq!(ended.code, Some(0));
+    // What can be pasted reaches it from this machine.
+    assert!(ended.stderr.contains("export CLAVIGER_ADDR=http://127.0.0.1:"), "{}", ended.stderr);
     let (authority, encrypted) = (Authority::new("Test authority"), tempfile::tempdir().unwrap());
     authority.issue(&["keys.example"]).write(encrypted.path());
     let encrypted = program(encrypted.path())
