@@ -11,6 +11,7 @@ use sea_orm::ConnectionTrait;
 use crate::harness::{
     Engine, TestDatabase,
     process::{Program, admin_key, eventually, ops, write},
+    raw::Endless,
 };
 
 const ROOT: &str = "5bd61f0b4f1a9c4d0be1ab3c7a5a9c0de0f1a2b3c4d5e6f708192a3b4c5d6e7f\n";
@@ -89,10 +90,8 @@ async fn a_root_secret_that_is_in_use_and_not_mounted_makes_it_unready() {
 async fn a_service_that_drains_is_alive_and_not_ready_and_can_still_be_scraped() {
     let folder = tempfile::tempdir().unwrap();
     let serving = Program::new(folder.path()).set("CLAVIGER_DRAIN_TIMEOUT", "10m").serve();
-    drop(serving.client(&admin_key(folder.path())));
-    // It holds up the drain for as long as it is silent.
-    let silent = TcpStream::connect(serving.address).unwrap();
-    (&silent).write_all(b"PRI * HTTP/2.0\r\n").unwrap();
+    // It holds up the drain for as long as it is not finished.
+    let call = Endless::begin(serving.address, "/claviger.v1.ApiKeyService/List", &admin_key(folder.path())).await;
     serving.running.signal("TERM");
     let told = eventually("it drains", || async {
         let answer = serving.ops("/readyz").await;
@@ -106,7 +105,7 @@ async fn a_service_that_drains_is_alive_and_not_ready_and_can_still_be_scraped()
     assert_eq!(serving.ops("/livez").await.status, 200);
     let metrics = serving.ops("/metrics").await.text;
     assert!(metrics.contains("claviger_decisions_total") && metrics.contains("\nclaviger_ready 0\n"), "{metrics}");
-    drop(silent);
+    drop(call);
     assert_eq!(serving.running.ended().code, Some(0));
 }
 

@@ -2,10 +2,42 @@
 
 use std::net::SocketAddr;
 
-use h2::client;
+use h2::{Ping, client};
 use prost::bytes::{BufMut, Bytes, BytesMut};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinHandle};
 use tonic::{Code, Status};
+
+/// A call whose request has no end, for as long as this is held.
+pub struct Endless {
+    _body: h2::SendStream<Bytes>,
+    _answer: client::ResponseFuture,
+    driver: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Endless {
+    /// Begins to call `path` with `key`, and waits until the server has heard of it.
+    pub async fn begin(address: SocketAddr, path: &str, key: &str) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (sender, mut connection) = client::handshake(stream).await.unwrap();
+        let mut pings = connection.ping_pong().unwrap();
+        let driver = tokio::spawn(connection);
+        let request = http::Request::post(format!("http://{address}{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", format!("Bearer {key}"));
+        let mut sender = sender.ready().await.unwrap();
+        let (answer, body) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+        // Frames are read in order: who answers the ping has read the request before it.
+        pings.ping(Ping::opaque()).await.unwrap();
+        Self { _body: body, _answer: answer, driver }
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
 
 /// Calls `path` with these headers and one message of these bytes, and gives the status of the answer. There is no timer
 /// on this side.
