@@ -61,6 +61,8 @@ pub mod config;
 
 pub mod telemetry;
 
+pub mod seeded;
+
 pub mod cli;
 
 /// The examples of the README compile.

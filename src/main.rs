@@ -1,5 +1,8 @@
 //! Arguments → command → exit code.
 
+#[cfg(all(feature = "checker", not(debug_assertions)))]
+compile_error!("the feature `checker` plants bugs; no release can have it");
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};

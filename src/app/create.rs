@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use rand::rngs::SysRng;
-
 use super::{
     Answer, App,
     manage::{Expiry, actor, changes},
@@ -80,7 +78,11 @@ impl App {
     /// Makes the values of a new key, without storing any.
     pub(super) async fn mint(&self, new: NewKey, merchant: Merchant) -> Result<(ApiKey, Credential, Arc<KeyString>)> {
         let ring = self.ring().await;
-        let shown = self.settings.key_format.mint(ring.active()?, &mut SysRng).map_err(Error::fault)?;
+        let shown = self
+            .settings
+            .key_format
+            .mint(ring.active()?, &mut crate::seeded::minting_random())
+            .map_err(Error::fault)?;
         self.dress(new, merchant, shown).await
     }
 

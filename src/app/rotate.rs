@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rand::rngs::SysRng;
-
 use super::{
     Answer, App, Target,
     manage::{actor, changes, require_etag},
@@ -64,7 +62,12 @@ impl App {
             return Err(Precondition::OverlapRequired.into());
         }
         let ring = self.ring().await;
-        let shown = Arc::new(self.settings.key_format.mint(ring.active()?, &mut SysRng).map_err(Error::fault)?);
+        let shown = Arc::new(
+            self.settings
+                .key_format
+                .mint(ring.active()?, &mut crate::seeded::minting_random())
+                .map_err(Error::fault)?,
+        );
         let owner = Owner::new(key.id, shown.credential_id(), &key.merchant);
         let phc = self.hash(&shown, owner, &ring).await?;
         let credential = Credential::new(shown.credential_id(), shown.root(), self.settings.profile, phc, self.now());
