@@ -94,7 +94,6 @@ mod absent {
 
     /// Widens the race of this name: not at all.
     #[inline]
-    #[expect(clippy::unused_async, reason = "in the checker's build it waits")]
     pub async fn race(_name: &'static str) {}
 
     /// What key strings are made from: the operating system's generator.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Answer, App,
+    Answer, App, Patience,
     manage::{Expiry, actor, changes},
     mutation::{Mutation, Proposal, Step},
     request_ids::Meaning,
@@ -72,7 +72,7 @@ impl App {
         let request = new.request_id.clone().map(|request_id| RequestKey { caller: caller.key_id(), request_id });
         let overdue = new.overdue.clone();
         let (key, credential, shown) = self.mint(new, merchant).await?;
-        self.change(caller, Create { key, credential, shown, request, fingerprint, overdue }).await
+        self.change(caller, Patience::default(), Create { key, credential, shown, request, fingerprint, overdue }).await
     }
 
     /// Makes the values of a new key, without storing any.
@@ -127,6 +127,8 @@ impl App {
 }
 
 impl Mutation for Create {
+    const IS_ENFORCED: bool = false;
+
     fn require(&self, caller: &Caller, _before: Option<&ApiKey>, after: &ApiKey) -> Result<()> {
         caller.require(scope::KEYS_WRITE)?.narrowed_to(&after.merchant)?;
         caller.require_change_of(after)
@@ -152,6 +154,7 @@ impl Mutation for Create {
             action: Action::Create,
             key_id: self.key.id,
             merchant: self.key.merchant.clone(),
+            version: self.key.version,
             changes: changes(None, &self.key, now),
             reason: DeleteReason::Unspecified,
             note: String::new(),

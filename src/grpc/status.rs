@@ -42,7 +42,9 @@ pub fn code(reason: ErrorReason) -> Code {
         | ErrorReason::LastAdministrator
         | ErrorReason::OverlapRequired
         | ErrorReason::RequestIdReused
-        | ErrorReason::RequestIdSuperseded => Code::FailedPrecondition,
+        | ErrorReason::RequestIdSuperseded
+        | ErrorReason::RevisionAhead
+        | ErrorReason::RevisionOfAnotherHistory => Code::FailedPrecondition,
         ErrorReason::EtagMismatch => Code::Aborted,
         ErrorReason::DatabaseUnavailable
         | ErrorReason::RootSecretNotMounted
@@ -74,6 +76,8 @@ pub fn reason(error: &Error) -> ErrorReason {
         Error::Precondition(Precondition::OverlapRequired) => ErrorReason::OverlapRequired,
         Error::Precondition(Precondition::RequestIdReused) => ErrorReason::RequestIdReused,
         Error::Precondition(Precondition::RequestIdSuperseded) => ErrorReason::RequestIdSuperseded,
+        Error::Precondition(Precondition::RevisionAhead) => ErrorReason::RevisionAhead,
+        Error::Precondition(Precondition::RevisionOfAnotherHistory) => ErrorReason::RevisionOfAnotherHistory,
         Error::EtagMismatch => ErrorReason::EtagMismatch,
         Error::Unavailable(Unavailable::Database(_) | Unavailable::Contended(_)) => ErrorReason::DatabaseUnavailable,
         Error::Unavailable(Unavailable::RootSecret(_)) => ErrorReason::RootSecretNotMounted,

@@ -18,6 +18,10 @@ pub const POLLED_ROWS: u64 = 4;
 const LONGEST_DELAY: Duration = Duration::from_millis(120);
 /// One race in so many is delayed; the others yield.
 const DELAYED_ONE_IN: u64 = 8;
+/// One race in so many is delayed for longer than enforcement waits, or nobody could come late to what is under way.
+const LONG_ONE_IN: u64 = 512;
+/// How long that is.
+const LONG_DELAY: Duration = Duration::from_millis(1_300);
 
 static PLANTED: AtomicU8 = AtomicU8::new(0);
 static DELAYING: AtomicBool = AtomicBool::new(true);
@@ -69,7 +73,9 @@ pub async fn race(_name: &'static str) {
         return;
     }
     let dice = scattered(RACES.fetch_add(1, Ordering::Relaxed));
-    if dice.is_multiple_of(DELAYED_ONE_IN) {
+    if dice.is_multiple_of(LONG_ONE_IN) {
+        tokio::time::sleep(LONG_DELAY).await;
+    } else if dice.is_multiple_of(DELAYED_ONE_IN) {
         let part = u32::try_from(dice >> 32 & 0xFF).unwrap_or(0);
         tokio::time::sleep(LONGEST_DELAY * part / 0xFF).await;
     } else {

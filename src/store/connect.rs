@@ -105,7 +105,7 @@ impl Store {
                 statements.fetch_add(1, Ordering::Relaxed);
             });
         }
-        Ok(Self { reader, writer, engine: address.engine(), statements, timeout: options.timeout })
+        Ok(Self { reader, writer, address: address.clone(), statements, timeout: options.timeout })
     }
 }
 
