@@ -173,7 +173,7 @@ async fn warn_without_administrator(app: &Arc<App>) -> Result<bool, Failed> {
 }
 
 /// 22 random characters: the name of a history.
-fn random_name() -> Result<String, LaunchError> {
+pub(crate) fn random_name() -> Result<String, LaunchError> {
     let mut bytes = [0_u8; 16];
     SysRng.try_fill_bytes(&mut bytes).map_err(|error| format!("there is no randomness: {error}"))?;
     Ok(CredentialId::from_bytes(bytes).to_string())

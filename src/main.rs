@@ -11,6 +11,7 @@ use claviger::{
         client::ClientArgs,
         deployment::{self, BootstrapArgs},
         exit::{EXIT_CODES, Exit},
+        feed::{self, FeedArgs},
         keys::{self, KeysCommand},
         serve, whoami,
     },
@@ -38,6 +39,8 @@ enum Command {
     Migrate(Box<SettingsArgs>),
     /// Make an administrator's key string
     Bootstrap(Box<BootstrapArgs>),
+    /// Look at the feed that replicas follow, and tell them what an operator did
+    Feed(Box<FeedArgs>),
     /// Make, show, change and check keys, as a client of a running service
     Keys {
         #[command(flatten)]
@@ -59,6 +62,7 @@ async fn main() -> ExitCode {
         Command::Serve(settings) => serve::run(*settings).await,
         Command::Migrate(settings) => deployment::migrate(*settings).await,
         Command::Bootstrap(args) => deployment::bootstrap(*args).await,
+        Command::Feed(args) => feed::run(*args).await,
         Command::Keys { client, command } => keys::run(client, command).await,
         Command::Whoami { client } => whoami::run(client).await,
     };

@@ -1,6 +1,6 @@
 //! The command line: arguments to a command, a command to an exit code.
 //!
-//! `serve`, `migrate` and `bootstrap` are the service and its deployment; `keys` and `whoami` are a gRPC client like any
+//! `serve`, `migrate`, `bootstrap` and `feed` are the service and its deployment; `keys` and `whoami` are a gRPC client like any
 //! other.
 
 mod arguments;
@@ -11,6 +11,7 @@ mod escape;
 pub mod exit;
 #[cfg(test)]
 mod fake_server;
+pub mod feed;
 mod key_file;
 pub mod keys;
 mod output;
