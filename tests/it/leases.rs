@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use claviger::{
@@ -15,6 +15,7 @@ use claviger::{
     grpc::proto::{self, DecisionCode},
 };
 use tonic::Code;
+use tonic_types::StatusExt;
 
 use crate::{
     calls::delete,
@@ -78,10 +79,14 @@ async fn case_21_a_database_that_accepts_and_never_answers_is_not_believed_for_l
     assert!(near.delete(&made.api_key.unwrap().id, false).await.enforced);
     assert_ne!(far.app.freshness_state(), State::Fresh);
     for _ in 0..5 {
+        let began = Instant::now();
         let status = far.validate(&made.key).await.unwrap_err();
         assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+        assert!(status.get_details_retry_info().is_some());
+        // A quarter of a second, and what a busy machine adds.
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
-    // What can be refused without asking is, but the caller's own key has to be known.
+    assert!(far.app.freshness().shed() >= 5);
     eventually("it is blind", || async { (far.app.freshness_state() == State::Blind).then_some(()) }).await;
     proxy.set(Door::Open);
     far.until_fresh().await;

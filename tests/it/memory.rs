@@ -20,6 +20,7 @@ use claviger::{
     grpc::proto::{self, DecisionCode},
     store::{Credential, Store},
 };
+use sea_orm::ConnectionTrait;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -121,6 +122,41 @@ on_every_engine! {
             assert_eq!(service.decision(&new.key).await, DecisionCode::Valid);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_for_the_same_share_the_read_after_they_asked() {
+    let Some(service) = Service::start(Engine::Postgres).await else { return };
+    let made = service.make_for("acme", &[]).await;
+    service.until_warm("").await;
+    let holder = service.database.by_hand().await;
+    holder.execute_unprepared("BEGIN; LOCK TABLE credential IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let reads = service.app.freshness().fills();
+    let mut asking = JoinSet::new();
+    let ask = |asking: &mut JoinSet<bool>| {
+        let (mut client, key) = (service.admin(), made.key.clone());
+        asking.spawn(async move {
+            let request = proto::ValidateRequest { key, ..Default::default() };
+            client.validate(request).await.unwrap().into_inner().valid
+        });
+    };
+    ask(&mut asking);
+    eventually("the first read is under way", || async {
+        (service.app.freshness().fills() == reads + 1).then_some(())
+    })
+    .await;
+    for _ in 0..50 {
+        ask(&mut asking);
+    }
+    // Each of these goes the same way, so those before them have arrived.
+    for _ in 0..50 {
+        service.until_warm("").await;
+    }
+    holder.execute_unprepared("COMMIT").await.unwrap();
+    assert!(asking.join_all().await.into_iter().all(|valid| valid));
+    // One for the first, one for all who came while it was under way; a few for those that a busy machine sent late.
+    let reads = service.app.freshness().fills() - reads;
+    assert!((2..10).contains(&reads), "{reads} reads for 51 calls");
 }
 
 /// A key of `merchant` around a key string that exists already, as the offline bootstrap makes one.
