@@ -3,7 +3,7 @@
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IntoActiveModel, Iterable, JoinType,
-    QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait,
     sea_query::{Expr, ExprTrait, LockType, Query, SelectStatement},
 };
 
@@ -68,19 +68,20 @@ impl Store {
         let statement = validation_statement(self.engine(), id);
         let row = self
             .bounded(async {
-                // A connection that broke in the pool is found out by whoever gets it; the next one is another.
+                // A connection that broke in the pool, or leads to a node that takes no changes any more, is found out by
+                // whoever gets it; the next one is another.
                 let mut left = failure::BROKEN_CONNECTIONS;
                 loop {
                     match self.reader.query_one(&statement).await {
                         Err(error) if left > 0 && failure::is_of_a_broken_connection(&error) => left -= 1,
+                        Ok(Some(row)) if left > 0 && !is_from_the_writer(&row)? => left -= 1,
                         outcome => break outcome,
                     }
                 }
             })
             .await?
             .ok_or_else(|| Error::fault("feed_head has no row"))?;
-        let is_writer: i64 = row.try_get("", "is_writer").map_err(failure::of)?;
-        if is_writer != 1 && !seeded::bug(Bug::RoleNotCheckedInFill) {
+        if !is_from_the_writer(&row).map_err(failure::of)? {
             let cause = "the node that answered is not the one that takes changes";
             return Err(Error::Unavailable(Unavailable::Database(cause.into())));
         }
@@ -229,6 +230,12 @@ impl Tx {
             .filter(api_key::Column::DeleteTime.is_null());
         self.bounded(administrators.all(&self.tx)).await?.into_iter().map(key_from_row).collect()
     }
+}
+
+/// Whether the node that answered takes changes.
+fn is_from_the_writer(row: &QueryResult) -> Result<bool, DbErr> {
+    let is_writer: i64 = row.try_get("", "is_writer")?;
+    Ok(is_writer == 1 || seeded::bug(Bug::RoleNotCheckedInFill))
 }
 
 /// `feed_head LEFT JOIN credential LEFT JOIN api_key`: always one row, whether or not there is such a credential.
