@@ -9,9 +9,10 @@
 use sea_orm_migration::prelude::*;
 
 mod m0001_keys;
+mod m0002_freshness;
 
 /// The schema that this binary makes and expects.
-pub const VERSION: i32 = 1;
+pub const VERSION: i32 = 2;
 
 /// Applies the steps. Whoever runs it holds the lock that `store::schema` takes.
 pub struct Migrator;
@@ -19,6 +20,6 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_keys::Migration)]
+        vec![Box::new(m0001_keys::Migration), Box::new(m0002_freshness::Migration)]
     }
 }

@@ -251,6 +251,7 @@ impl SettingsArgs {
                 hashing_threads: threads,
                 hashing_queue: 1_024,
                 remembered_proofs: 200_000,
+                freshness: app::freshness::Settings::default(),
             },
         };
         reader.finish((settings, LogSettings { json, filter }))

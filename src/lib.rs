@@ -28,10 +28,13 @@
 //! 6. [`KeyFormat::parse`](domain::key_string::KeyFormat::parse) looks at the form and the checksum of the text,
 //!    [`Unproved::prove`](domain::key_string::Unproved::prove) at the tag. What this deployment never made ends here: no
 //!    read, no hash.
-//! 7. [`Store::validation_read_even_deleted`](store::Store::validation_read_even_deleted) reads the credential, its key
-//!    and the head of the feed in one statement. What is beyond the caller's reach is not found.
+//! 7. [`app::freshness`] says what it remembers of these bytes, if its lease allows to believe it: most calls go on at 9.
+//!    Else [`Store::validation_read_even_deleted`](store::Store::validation_read_even_deleted) reads the credential, its
+//!    key and the head of the feed in one statement, for all who wait for the same. What is beyond the caller's reach is
+//!    not found.
 //! 8. The secret is proved against the stored hash, by `app::proof`: from memory if these bytes were proved against this
-//!    very hash before, else by one run of argon2 on a thread of `app::hashing`.
+//!    very hash before, else by one run of argon2 on a thread of `app::hashing`. What was read and proved is remembered,
+//!    unless it changed meanwhile.
 //! 9. [`decide`](domain::decision::decide) looks at the state, the times, the address and the scopes, in this order.
 //! 10. The decision is written back to the wire; a refusal is an answer, not an error.
 //!
@@ -39,7 +42,13 @@
 //!
 //! Create, Update, Rotate and Delete run in a task that outlives its caller (`app::mutation`). The transaction reads and
 //! locks the key, changes it, takes the feed's next number and with it the one lock that all changes take last, judges
-//! the caller and the last administrator once more on what is committed by then, and commits with its audit entry.
+//! the caller and the last administrator once more on what is committed by then, and commits with its audit entry. The
+//! replica forgets the key, and answers `enforced` when no other one can remember it any more ([`app::freshness`], step 11).
+//!
+//! # Beside the calls
+//!
+//! [`server::serve`] runs the workers, and stops when one of them dies: the poller of the feed, which keeps the replica
+//! fresh; the one that writes down when keys were last used; upkeep; and the one that tells the health service.
 
 pub mod grpc;
 
@@ -67,6 +76,8 @@ pub mod config;
 pub mod telemetry;
 
 pub mod tls;
+
+pub mod seeded;
 
 pub mod cli;
 

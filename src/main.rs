@@ -1,5 +1,8 @@
 //! Arguments → command → exit code.
 
+#[cfg(all(feature = "checker", not(debug_assertions)))]
+compile_error!("the feature `checker` plants bugs; no release can have it");
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -9,6 +12,7 @@ use claviger::{
         deployment::{self, BootstrapArgs},
         doctor::{self, DoctorArgs},
         exit::{EXIT_CODES, Exit},
+        feed::{self, FeedArgs},
         keys::{self, KeysCommand},
         serve, whoami,
     },
@@ -36,6 +40,8 @@ enum Command {
     Migrate(Box<SettingsArgs>),
     /// Make an administrator's key string
     Bootstrap(Box<BootstrapArgs>),
+    /// Look at the feed that replicas follow, and tell them what an operator did
+    Feed(Box<FeedArgs>),
     /// Make, show, change and check keys, as a client of a running service
     Keys {
         #[command(flatten)]
@@ -65,6 +71,7 @@ async fn main() -> ExitCode {
         Command::Serve(settings) => serve::run(*settings).await,
         Command::Migrate(settings) => deployment::migrate(*settings).await,
         Command::Bootstrap(args) => deployment::bootstrap(*args).await,
+        Command::Feed(args) => feed::run(*args).await,
         Command::Keys { client, command } => keys::run(client, command).await,
         Command::Whoami { client } => whoami::run(client).await,
         Command::Doctor { client, args } => doctor::run(client, args).await,

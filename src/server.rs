@@ -18,7 +18,11 @@ use tonic_reflection::server::Builder as Reflection;
 
 pub use self::listener::{Limits, Listener};
 use crate::{
-    app::{App, alarms::Alarm},
+    app::{
+        App,
+        alarms::Alarm,
+        freshness::{Poller, State, keep_fresh},
+    },
     grpc::{self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto},
     telemetry::instruments,
 };
@@ -57,8 +61,12 @@ pub enum ServeError {
     Worker(&'static str),
 }
 
-/// How often the health service looks at the database.
-const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// The name under which the health service tells whether answers come from memory.
+pub const FRESHNESS: &str = "freshness";
+/// How often it is looked whether the service is ready, until it is.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is written down when keys were last used.
+const USAGE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a change that has begun may take to its end: a few tries, each bounded by the database's time-outs.
 const CHANGES_END: Duration = Duration::from_secs(12);
 /// For how long watchers of the health service are left to read that the end is near.
@@ -79,12 +87,16 @@ pub async fn serve(
     let listener = listener.into();
     let stop = CancellationToken::new();
     let (mut health, health_service) = tonic_health::server::health_reporter();
-    let is_there = app.store().ping().await.is_ok();
-    tell_health(&health, is_there).await;
+    let mut poller = app.poller();
+    app.poll(&mut poller).await;
+    tell_health(&health, app.freshness().was_fresh()).await;
+    tell_freshness(&health, app.freshness_state() == State::Fresh).await;
 
     let mut workers = JoinSet::new();
-    workers.spawn(watch_database(Arc::clone(&app), is_there, health.clone(), stop.clone()));
     workers.spawn(renewal::watch(listener.certificates.clone(), Arc::clone(&app), stop.clone()));
+    workers.spawn(poll_feed(Arc::clone(&app), poller, stop.clone()));
+    workers.spawn(watch_freshness(Arc::clone(&app), health.clone(), stop.clone()));
+    workers.spawn(flush_usage(Arc::clone(&app), stop.clone()));
     workers.spawn(do_upkeep(Arc::clone(&app), settings.upkeep_interval, stop.clone()));
     if let Some(interval) = settings.census_interval {
         workers.spawn(take_census(Arc::clone(&app), interval, stop.clone()));
@@ -137,12 +149,13 @@ pub async fn serve(
     stop.cancel();
     let served = tokio::time::timeout(settings.drain_timeout, async {
         tell_health(&health, false).await;
+        tell_freshness(&health, false).await;
         if transport_ended {
             return;
         }
         if tokio::time::timeout(WATCHERS_TOLD, &mut transport).await.is_err() {
             // A watcher of the health service stays for ever; its stream ends when its service is forgotten.
-            for service in ["", grpc::SERVICE] {
+            for service in ["", grpc::SERVICE, FRESHNESS] {
                 health.clear_service_status(service).await;
             }
             if let Ok(Err(error)) = (&mut transport).await {
@@ -161,6 +174,9 @@ pub async fn serve(
             alarm = Alarm::ChangeCutOff.name(),
             "a change did not end in time; whether it was made is not known"
         );
+    }
+    if let Err(error) = app.flush_usage().await {
+        tracing::warn!(?error, "when keys were last used could not be written down");
     }
     if let Err(error) = app.store().close().await {
         tracing::warn!(?error, "the database could not be closed");
@@ -184,32 +200,58 @@ async fn tell_health(health: &HealthReporter, serving: bool) {
     }
 }
 
-async fn watch_database(
-    app: Arc<App>,
-    mut was_there: bool,
-    health: HealthReporter,
-    stop: CancellationToken,
-) -> &'static str {
-    let mut ticks = tokio::time::interval(HEALTH_INTERVAL);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let answer = app.store().ping().await;
-        let is_there = answer.is_ok();
-        match (was_there, answer) {
-            (true, Err(error)) => {
-                app.alarms().count(Alarm::DatabaseAway);
-                tracing::error!(alarm = Alarm::DatabaseAway.name(), ?error, "the database does not answer");
-            }
-            (false, Ok(())) => tracing::info!("the database answers again"),
-            // Watchers are told again with every word, so none is said without news.
-            _ => continue,
-        }
-        was_there = is_there;
-        // After the end has begun the drain alone speaks.
+/// Tells the health service what state the memory is in. A replica that can decide nothing stays where it is, and says
+/// so: to take it away would not bring the database back.
+async fn watch_freshness(app: Arc<App>, health: HealthReporter, stop: CancellationToken) -> &'static str {
+    let mut states = app.freshness().states();
+    let mut was_ready = app.freshness().was_fresh();
+    loop {
+        let state = *states.borrow_and_update();
+        // After the end has begun the drain alone speaks. Watchers are told with every word, so none is said without news.
         if !stop.is_cancelled() {
-            tell_health(&health, is_there).await;
+            tell_freshness(&health, state == State::Fresh && app.freshness().was_fresh()).await;
+            let is_ready = app.freshness().was_fresh();
+            if is_ready != was_ready {
+                was_ready = is_ready;
+                tell_health(&health, is_ready).await;
+            }
+        }
+        let changed = async { if was_ready { states.changed().await.is_ok() } else { first_fresh(&app).await } };
+        match stop.run_until_cancelled(changed).await {
+            Some(true) => {}
+            Some(false) | None => return "health",
         }
     }
-    "health"
+}
+
+/// Waits until it has been fresh once.
+async fn first_fresh(app: &App) -> bool {
+    let mut ticks = tokio::time::interval(HEALTH_INTERVAL);
+    while !app.freshness().was_fresh() {
+        ticks.tick().await;
+    }
+    true
+}
+
+async fn tell_freshness(health: &HealthReporter, fresh: bool) {
+    let status = if fresh { ServingStatus::Serving } else { ServingStatus::NotServing };
+    health.set_service_status(FRESHNESS, status).await;
+}
+
+async fn poll_feed(app: Arc<App>, poller: Poller, stop: CancellationToken) -> &'static str {
+    // Ends only by being stopped.
+    stop.run_until_cancelled(Box::pin(keep_fresh(app, poller))).await;
+    "freshness"
+}
+
+async fn flush_usage(app: Arc<App>, stop: CancellationToken) -> &'static str {
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + USAGE_INTERVAL, USAGE_INTERVAL);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        if let Err(error) = app.flush_usage().await {
+            tracing::warn!(?error, "when keys were last used could not be written down; the next round tries again");
+        }
+    }
+    "usage"
 }
 
 async fn do_upkeep(app: Arc<App>, interval: Duration, stop: CancellationToken) -> &'static str {

@@ -11,8 +11,14 @@ pub enum Alarm {
     RecordPoisoned,
     /// A secret with a right tag does not match its hash.
     HashMismatch,
-    /// The database does not answer.
+    /// The database does not answer: nothing can be decided that needs it.
     DatabaseAway,
+    /// The feed is not what it was: everything remembered was dropped.
+    FeedAnomaly,
+    /// The poller of the feed panicked and began anew.
+    PollerPanicked,
+    /// The database says that a key is good which was seen revoked; it stays refused.
+    RevokedKeyCameBack,
     /// A changed certificate cannot be served; the one before is kept.
     CertificateUnusable,
     /// A change was cut off by the end of the process; whether it was made is not known.
@@ -21,8 +27,16 @@ pub enum Alarm {
 
 impl Alarm {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::RecordPoisoned, Self::HashMismatch, Self::DatabaseAway, Self::CertificateUnusable, Self::ChangeCutOff];
+    pub const ALL: [Self; 8] = [
+        Self::RecordPoisoned,
+        Self::HashMismatch,
+        Self::DatabaseAway,
+        Self::FeedAnomaly,
+        Self::PollerPanicked,
+        Self::RevokedKeyCameBack,
+        Self::CertificateUnusable,
+        Self::ChangeCutOff,
+    ];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -30,6 +44,9 @@ impl Alarm {
             Self::RecordPoisoned => "record_poisoned",
             Self::HashMismatch => "hash_mismatch",
             Self::DatabaseAway => "database_away",
+            Self::FeedAnomaly => "feed_anomaly",
+            Self::PollerPanicked => "poller_panicked",
+            Self::RevokedKeyCameBack => "revoked_key_came_back",
             Self::CertificateUnusable => "certificate_unusable",
             Self::ChangeCutOff => "change_cut_off",
         }

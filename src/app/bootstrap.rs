@@ -61,7 +61,8 @@ impl App {
         let tx = self.store.begin().await?;
         tx.api_key_insert(&key, &credential).await?;
         let event = self.event(&key, Actor::Recovery);
-        tx.number().await?.commit(event, i64::from_be_bytes(Self::random_bytes()?)).await?;
+        let numbered = tx.number().await?;
+        self.commit(numbered, event).await?;
         Ok(shown)
     }
 
@@ -86,7 +87,7 @@ impl App {
         let numbered = tx.number().await?;
         before_commit()?;
         let event = self.event(&key, Actor::Bootstrap);
-        numbered.commit(event, i64::from_be_bytes(Self::random_bytes()?)).await?;
+        self.commit(numbered, event).await?;
         Ok(true)
     }
 
@@ -98,6 +99,7 @@ impl App {
             action: Action::Create,
             key_id: key.id,
             merchant: key.merchant.clone(),
+            version: key.version,
             changes: changes(None, key, now),
             reason: DeleteReason::Unspecified,
             note: String::new(),

@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use rand::rngs::SysRng;
-
 use super::{
-    Answer, App,
+    Answer, App, Patience,
     manage::{Expiry, actor, changes},
     mutation::{Mutation, Proposal, Step},
     request_ids::Meaning,
@@ -74,13 +72,17 @@ impl App {
         let request = new.request_id.clone().map(|request_id| RequestKey { caller: caller.key_id(), request_id });
         let overdue = new.overdue.clone();
         let (key, credential, shown) = self.mint(new, merchant).await?;
-        self.change(caller, Create { key, credential, shown, request, fingerprint, overdue }).await
+        self.change(caller, Patience::default(), Create { key, credential, shown, request, fingerprint, overdue }).await
     }
 
     /// Makes the values of a new key, without storing any.
     pub(super) async fn mint(&self, new: NewKey, merchant: Merchant) -> Result<(ApiKey, Credential, Arc<KeyString>)> {
         let ring = self.ring().await;
-        let shown = self.settings.key_format.mint(ring.active()?, &mut SysRng).map_err(Error::fault)?;
+        let shown = self
+            .settings
+            .key_format
+            .mint(ring.active()?, &mut crate::seeded::minting_random())
+            .map_err(Error::fault)?;
         self.dress(new, merchant, shown).await
     }
 
@@ -125,6 +127,8 @@ impl App {
 }
 
 impl Mutation for Create {
+    const IS_ENFORCED: bool = false;
+
     fn require(&self, caller: &Caller, _before: Option<&ApiKey>, after: &ApiKey) -> Result<()> {
         caller.require(scope::KEYS_WRITE)?.narrowed_to(&after.merchant)?;
         caller.require_change_of(after)
@@ -150,6 +154,7 @@ impl Mutation for Create {
             action: Action::Create,
             key_id: self.key.id,
             merchant: self.key.merchant.clone(),
+            version: self.key.version,
             changes: changes(None, &self.key, now),
             reason: DeleteReason::Unspecified,
             note: String::new(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Answer, App, Target,
+    Answer, App, Patience, Target,
     manage::{actor, changes, require_etag},
     mutation::{Mutation, Proposal, Step},
 };
@@ -27,6 +27,8 @@ pub struct Revocation {
     pub reason: DeleteReason,
     /// For the audit log.
     pub note: String,
+    /// How long to wait until the key is refused everywhere.
+    pub patience: Patience,
 }
 
 impl App {
@@ -36,7 +38,8 @@ impl App {
     /// `NotFound`, `Denied`, `EtagMismatch`, and the precondition that an administrator is left.
     pub async fn delete(self: &Arc<Self>, caller: &Caller, revocation: Revocation) -> Result<Answer> {
         caller.require_unless_own(scope::KEYS_WRITE, revocation.target.id)?;
-        self.change(caller, revocation).await
+        let patience = revocation.patience;
+        self.change(caller, patience, revocation).await
     }
 }
 
@@ -71,6 +74,7 @@ impl Mutation for Revocation {
             action: Action::Delete,
             key_id: after.id,
             merchant: after.merchant.clone(),
+            version: after.version,
             changes: changes(Some(&before), &after, now),
             reason: deletion.reason,
             note: self.note.clone(),

@@ -9,6 +9,7 @@ mod bootstrap;
 pub mod counts;
 mod create;
 mod delete;
+pub mod freshness;
 mod hashing;
 mod manage;
 mod mutation;
@@ -21,6 +22,7 @@ mod rotate;
 mod start;
 mod update;
 mod upkeep;
+mod usage;
 mod validate;
 
 use std::{sync::Arc, time::Duration};
@@ -29,10 +31,11 @@ use rand::{TryRng, rngs::SysRng};
 use tokio::sync::RwLock;
 use tokio_util::task::TaskTracker;
 
-pub use crate::store::ListFilter;
+pub use crate::store::{LastUse, ListFilter, Revision};
 pub use bootstrap::offline_key;
 pub use create::NewKey;
 pub use delete::Revocation;
+pub use freshness::enforce::{Enforcement, Patience};
 pub use manage::{Expiry, Target};
 pub use mutation::Answer;
 pub use read::{ListQuery, Page};
@@ -40,14 +43,16 @@ pub use request_ids::SHOWN_AGAIN_FOR;
 pub use rotate::{LEAST_OWN_OVERLAP, MAX_OVERLAP, Rotation};
 pub use start::StartError;
 pub use update::Patch;
-pub use validate::{Question, Verdict};
+pub use validate::{Question, Rights, Verdict};
 
 use self::{
     alarms::Alarms,
     counts::{Census, Counts},
+    freshness::Freshness,
     hashing::HashingPool,
     proof::Proofs,
     refusals::Refusals,
+    usage::Usage,
 };
 use crate::{
     clock::Clock,
@@ -59,6 +64,9 @@ use crate::{
     },
     store::Store,
 };
+
+/// How long a call may wait for a read of the database at the very most; its own time-outs are shorter.
+const LONGEST_READ: Duration = Duration::from_secs(30);
 
 /// How a deployment wants things done.
 #[derive(Clone, Debug)]
@@ -75,6 +83,8 @@ pub struct Settings {
     pub hashing_queue: usize,
     /// Proofs remembered at most.
     pub remembered_proofs: u64,
+    /// How freshness is kept.
+    pub freshness: freshness::Settings,
 }
 
 /// The service, without its transport.
@@ -85,6 +95,8 @@ pub struct App {
     ring: RwLock<Arc<KeyRing>>,
     hashing: HashingPool,
     proofs: Proofs,
+    usage: Usage,
+    freshness: Freshness,
     refusals: Refusals,
     alarms: Alarms,
     counts: Counts,
@@ -107,7 +119,10 @@ impl App {
         let ring = start::key_ring(&store, clock.now(), mounted).await?;
         let hashing = HashingPool::start(settings.hashing_threads, settings.hashing_queue).map_err(Error::fault)?;
         let proofs = Proofs::new(settings.remembered_proofs, &mut SysRng).map_err(Error::fault)?;
+        let freshness = Freshness::new(settings.freshness, store.engine());
         Ok(Arc::new(Self {
+            freshness,
+            usage: Usage::default(),
             store,
             clock,
             ring: RwLock::new(Arc::new(ring)),

@@ -3,12 +3,15 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use super::App;
+use super::{
+    App,
+    freshness::enforce::{Due, Enforcement, Patience},
+};
 use crate::{
     domain::{
         ApiKey, Caller, Error, Reach, Result, Time, audit_event::AuditEvent, error::Unavailable, key_string::KeyString,
     },
-    store::{Numbered, Revision, Tx},
+    store::{Committed, Head, Numbered, Revision, Tx},
     trace,
 };
 
@@ -27,12 +30,24 @@ pub struct Answer {
     pub revision: Revision,
     /// Whether it is the answer to an earlier request with the same `request_id`.
     pub replayed: bool,
-    /// Since when no replica decides on the state before. Every Validate reads the database, so that is the commit.
-    pub enforce_time: Time,
+    /// Whether, and from when on, no replica decides on the state before.
+    pub enforcement: Enforcement,
+}
+
+/// A change that was made, or that had been made before, and when it is enforced.
+struct Made {
+    api_key: ApiKey,
+    key: Option<Arc<KeyString>>,
+    revision: Revision,
+    replayed: bool,
+    due: Due,
 }
 
 /// A change of one key.
 pub(super) trait Mutation: Send + Sync + 'static {
+    /// Whether the answer waits until the change is enforced. A key that is new takes nothing from anybody.
+    const IS_ENFORCED: bool = true;
+
     /// Requires the rights that this change needs, of a caller as it is known now.
     fn require(&self, caller: &Caller, before: Option<&ApiKey>, after: &ApiKey) -> Result<()>;
 
@@ -72,8 +87,14 @@ impl Step {
 
 impl App {
     /// Makes a change for `caller`. It runs to its end although the caller hangs up. Once the service drains no further
-    /// one begins, or the drain might not wait for it.
-    pub(super) async fn change<M: Mutation>(self: &Arc<Self>, caller: &Caller, mutation: M) -> Result<Answer> {
+    /// one begins, or the drain might not wait for it. What is waited for after it, as `patience` says, is for the caller
+    /// alone, and ends with it.
+    pub(super) async fn change<M: Mutation>(
+        self: &Arc<Self>,
+        caller: &Caller,
+        patience: Patience,
+        mutation: M,
+    ) -> Result<Answer> {
         if self.mutations.is_closed() {
             return Err(Error::Unavailable(Unavailable::Draining));
         }
@@ -92,10 +113,13 @@ impl App {
             }
             app.attempt(&caller, &mutation).await
         }));
-        task.await.map_err(Error::fault)?
+        let Made { api_key, key, revision, replayed, due } = task.await.map_err(Error::fault)??;
+        let patience = if M::IS_ENFORCED { patience } else { Patience { no_wait: true, ..patience } };
+        let enforcement = self.enforced(due, patience).await;
+        Ok(Answer { api_key, key, revision, replayed, enforcement })
     }
 
-    async fn attempt<M: Mutation>(&self, caller: &Caller, mutation: &M) -> Result<Answer> {
+    async fn attempt<M: Mutation>(&self, caller: &Caller, mutation: &M) -> Result<Made> {
         let tx = self.store.begin().await?;
         // Asked for once the transaction has its turn, which may have taken seconds.
         let now = self.now();
@@ -104,17 +128,19 @@ impl App {
                 // A replay hands a secret out: not on rights that were lost while it waited.
                 let caller = self.judge_caller(&tx, caller, None).await?;
                 mutation.require(&caller, None, &settled.api_key)?;
-                let revision = tx.feed_head().await?;
+                let Head { revision, wait, .. } = tx.feed_state().await?;
                 tx.rollback().await?;
                 let Settled { api_key, replayed: key } = *settled;
-                Ok(Answer { api_key, replayed: key.is_some(), key, revision, enforce_time: now })
+                // The change that had been made may be as young as a change can be.
+                Ok(Made { api_key, replayed: key.is_some(), key, revision, due: self.due_after(wait) })
             }
             Step::Change(proposal) => {
                 let numbered = tx.number().await?;
+                crate::seeded::numbered();
                 self.judge_again(&numbered, caller, mutation, &proposal, now).await?;
                 let Proposal { after: api_key, key, event, .. } = *proposal;
-                let revision = numbered.commit(event, i64::from_be_bytes(Self::random_bytes()?)).await?;
-                Ok(Answer { api_key, key, revision, replayed: false, enforce_time: self.now() })
+                let Committed { revision, wait } = self.commit(numbered, event).await?;
+                Ok(Made { api_key, key, revision, replayed: false, due: self.due_after(wait) })
             }
         }
     }
@@ -138,6 +164,16 @@ impl App {
 }
 
 impl App {
+    /// Commits a change, and forgets here what it touched before anybody can be told of it.
+    pub(super) async fn commit(&self, numbered: Numbered, event: AuditEvent) -> Result<Committed> {
+        let (key, action) = (event.key_id, event.action);
+        let revision = numbered.revision().clone();
+        let outcome = numbered.commit(event, i64::from_be_bytes(Self::random_bytes()?)).await;
+        // Whatever came of it: to forget what was not changed costs a read.
+        self.freshness.forget(key, action, &revision);
+        outcome
+    }
+
     /// Judges a caller once more, by its key as it is committed now, or by `own` if that is given.
     async fn judge_caller(&self, tx: &Tx, caller: &Caller, own: Option<ApiKey>) -> Result<Caller> {
         let key = match own {

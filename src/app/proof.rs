@@ -13,7 +13,7 @@ use rand::TryCryptoRng;
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 
-use super::App;
+use super::{App, freshness};
 use crate::{
     domain::{
         ApiKey, Error, Result,
@@ -51,6 +51,13 @@ impl Proofs {
             renewal: Semaphore::new(1),
             renewals_waiting: Arc::new(Semaphore::new(RENEWALS_WAITING)),
         })
+    }
+
+    /// A digest of what was shown, by which a proof is found again without the row.
+    pub(super) fn of_shown(&self, key: &KeyString) -> freshness::Digest {
+        let mut mac = self.key.clone();
+        mac.update(key.reveal().as_bytes());
+        mac.finalize().into_bytes().into()
     }
 
     fn digest(&self, key: &KeyString, credential: &Credential, owner: &Owner) -> Digest {

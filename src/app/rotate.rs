@@ -2,10 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rand::rngs::SysRng;
-
 use super::{
-    Answer, App, Target,
+    Answer, App, Patience, Target,
     manage::{actor, changes, require_etag},
     mutation::{Mutation, Proposal, Step},
     request_ids::Meaning,
@@ -38,6 +36,8 @@ pub struct Rotation {
     pub overlap: Duration,
     /// Makes a retry safe.
     pub request_id: Option<String>,
+    /// How long to wait until the old secret is refused everywhere, or its end known.
+    pub patience: Patience,
 }
 
 struct Rotate {
@@ -55,7 +55,7 @@ impl App {
     /// # Errors
     /// `NotFound`, `Denied`, `EtagMismatch`, the preconditions of the API's documentation and of `request_id`.
     pub async fn rotate(self: &Arc<Self>, caller: &Caller, rotation: Rotation) -> Result<Answer> {
-        let Rotation { target, overlap, request_id } = rotation;
+        let Rotation { target, overlap, request_id, patience } = rotation;
         let reach = guarded(caller.require(scope::KEYS_WRITE)?, target.merchant.as_ref())?;
         // Hashing takes long, so it is done before the transaction, for a key that the caller may change.
         let key = self.store.api_key_find_even_deleted(&reach, target.id).await?.ok_or(Error::NotFound)?;
@@ -64,7 +64,12 @@ impl App {
             return Err(Precondition::OverlapRequired.into());
         }
         let ring = self.ring().await;
-        let shown = Arc::new(self.settings.key_format.mint(ring.active()?, &mut SysRng).map_err(Error::fault)?);
+        let shown = Arc::new(
+            self.settings
+                .key_format
+                .mint(ring.active()?, &mut crate::seeded::minting_random())
+                .map_err(Error::fault)?,
+        );
         let owner = Owner::new(key.id, shown.credential_id(), &key.merchant);
         let phc = self.hash(&shown, owner, &ring).await?;
         let credential = Credential::new(shown.credential_id(), shown.root(), self.settings.profile, phc, self.now());
@@ -73,7 +78,7 @@ impl App {
             .with_number(i128::try_from(overlap.as_nanos()).ok())
             .fingerprint();
         let request = request_id.map(|request_id| RequestKey { caller: caller.key_id(), request_id });
-        self.change(caller, Rotate { target, overlap, credential, shown, request, fingerprint }).await
+        self.change(caller, patience, Rotate { target, overlap, credential, shown, request, fingerprint }).await
     }
 }
 
@@ -125,6 +130,7 @@ impl Mutation for Rotate {
             action: Action::Rotate,
             key_id: after.id,
             merchant: after.merchant.clone(),
+            version: after.version,
             changes: changes(Some(&before), &after, now),
             reason: DeleteReason::Unspecified,
             note: String::new(),

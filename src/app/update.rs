@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Answer, App, Target,
+    Answer, App, Patience, Target,
     manage::{actor, changes, require_etag},
     mutation::{Mutation, Proposal, Step},
 };
@@ -56,9 +56,15 @@ impl App {
     /// # Errors
     /// `NotFound`, `Denied`, `EtagMismatch`, `Invalid` if the new settings do not fit the old ones, and the
     /// preconditions of the API's documentation.
-    pub async fn update(self: &Arc<Self>, caller: &Caller, target: Target, patch: Patch) -> Result<Answer> {
+    pub async fn update(
+        self: &Arc<Self>,
+        caller: &Caller,
+        target: Target,
+        patch: Patch,
+        patience: Patience,
+    ) -> Result<Answer> {
         caller.require(scope::KEYS_WRITE)?;
-        self.change(caller, Update { target, patch }).await
+        self.change(caller, patience, Update { target, patch }).await
     }
 }
 
@@ -98,6 +104,7 @@ impl Mutation for Update {
             action: Action::Update,
             key_id: after.id,
             merchant: after.merchant.clone(),
+            version: after.version,
             changes: changes(Some(&before), &after, now),
             reason: DeleteReason::Unspecified,
             note: String::new(),

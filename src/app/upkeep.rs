@@ -65,11 +65,13 @@ impl App {
             action: Action::Purge,
             key_id: id,
             merchant: key.merchant,
+            version: key.version,
             changes: Vec::new(),
             reason: key.deletion.map_or(DeleteReason::Unspecified, |deletion| deletion.reason),
             note: String::new(),
         };
-        tx.number().await?.commit(event, i64::from_be_bytes(Self::random_bytes()?)).await.map(drop)
+        let numbered = tx.number().await?;
+        self.commit(numbered, event).await.map(drop)
     }
 
     /// Learns what other replicas did to the root secrets.

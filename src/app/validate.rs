@@ -2,16 +2,22 @@
 
 use std::sync::Arc;
 
-use super::{App, counts::code};
+use super::{
+    App,
+    alarms::Alarm,
+    counts::code,
+    freshness::{Digest, Found},
+};
 use crate::{
     domain::{
-        ApiKey, Caller, CredentialId, Error, Reach, Result, Scope,
+        ApiKey, Caller, CredentialId, Error, KeyId, Reach, Result, Scope,
         decision::{Decision, Finding, Refusal, decide},
-        error::{Denial, Unavailable},
+        error::{Denial, Precondition, Unavailable},
         ip_rules::CallerIp,
-        key_string::Proof,
+        key_string::{KeyString, Proof},
         scope,
     },
+    seeded,
     store::Revision,
     trace,
 };
@@ -24,6 +30,8 @@ pub struct Question<'a> {
     pub caller_ip: Option<CallerIp>,
     /// What it has to hold.
     pub required_scopes: Vec<Scope>,
+    /// The state of the database that the decision must not be older than.
+    pub min_revision: Option<Revision>,
 }
 
 /// The answer.
@@ -34,11 +42,29 @@ pub struct Verdict {
     pub revision: Option<Revision>,
 }
 
+/// Where the rights of a caller may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// From memory under the lease: to validate.
+    Remembered,
+    /// From the database, now: to manage.
+    Read,
+}
+
 /// A credential whose secret was proved, or why not.
 enum Proved {
     Malformed,
     NotFound(Revision),
-    Key(Box<ApiKey>, CredentialId, Revision),
+    /// What the database says is good was seen revoked before.
+    Revoked(KeyId, Finding, Revision),
+    Key(Arc<ApiKey>, CredentialId, Revision),
+}
+
+/// What a proof may rest on.
+struct Wanted<'a> {
+    reach: &'a Reach,
+    rights: Rights,
+    min_revision: Option<&'a Revision>,
 }
 
 impl App {
@@ -51,12 +77,19 @@ impl App {
     pub async fn validate(self: &Arc<Self>, caller: &Caller, question: Question<'_>) -> Result<Verdict> {
         let reach = caller.require(scope::VALIDATE)?;
         let refused = |refusal, revision| Verdict { decision: Decision::Refused(refusal), revision };
-        let verdict = match self.prove(question.key, &reach).await? {
+        let min_revision = question.min_revision.as_ref();
+        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision };
+        let verdict = match self.prove(question.key, wanted).await? {
             Proved::Malformed => refused(Refusal::Malformed, None),
             Proved::NotFound(revision) => refused(Refusal::NotFound, Some(revision)),
+            Proved::Revoked(key_id, finding, revision) => refused(Refusal::Proved(key_id, finding), Some(revision)),
             Proved::Key(key, shown, revision) => {
-                let decision = decide(&key, shown, question.caller_ip, &question.required_scopes, self.now())
+                let now = self.now();
+                let decision = decide(&key, shown, question.caller_ip, &question.required_scopes, now)
                     .inspect_err(|poisoned| self.alarms.raise_record_poisoned(*poisoned))?;
+                if matches!(decision, Decision::Valid(_)) {
+                    self.usage.note(key.id, now, question.caller_ip);
+                }
                 Verdict { decision, revision: Some(revision) }
             }
         };
@@ -70,28 +103,34 @@ impl App {
     /// # Errors
     /// [`Denial::PeerNotAllowed`], [`Error::CredentialsInvalid`] for any other refusal, and `Unavailable` or
     /// [`Error::Overloaded`] if nothing can be decided.
-    pub async fn authenticate(self: &Arc<Self>, key: &str, peer: CallerIp) -> Result<Caller> {
+    pub async fn authenticate(self: &Arc<Self>, key: &str, peer: CallerIp, rights: Rights) -> Result<Caller> {
         let undecided = |error: Error| match error {
             Error::Unavailable(_) | Error::Overloaded { .. } => error,
             other => Error::Unavailable(Unavailable::CallerUndecided(other.into())),
         };
-        match self.prove(key, &Reach::everything()).await.map_err(undecided)? {
-            Proved::Malformed | Proved::NotFound(_) => Err(Error::CredentialsInvalid),
-            Proved::Key(key, shown, _) => self.admit(&key, shown, peer).map_err(|error| match error {
-                Error::Poisoned(poisoned) => {
-                    self.alarms.raise_record_poisoned(poisoned);
-                    undecided(poisoned.into())
-                }
-                Error::Denied(Denial::PeerNotAllowed) => {
-                    // A proved key from a wrong address may be a stolen one.
-                    tracing::warn!(key_id = %key.id, %peer, "a caller's key was used from an address it is not allowed from");
-                    if let Ok(caller) = Caller::new(&key, shown, peer) {
-                        self.note_refusal(&caller, "(any)", "PEER_NOT_ALLOWED");
+        let reach = Reach::everything();
+        let wanted = Wanted { reach: &reach, rights, min_revision: None };
+        match self.prove(key, wanted).await.map_err(undecided)? {
+            Proved::Malformed | Proved::NotFound(_) | Proved::Revoked(..) => Err(Error::CredentialsInvalid),
+            Proved::Key(key, shown, _) => {
+                let admitted = self.admit(&key, shown, peer).map_err(|error| match error {
+                    Error::Poisoned(poisoned) => {
+                        self.alarms.raise_record_poisoned(poisoned);
+                        undecided(poisoned.into())
                     }
-                    error
-                }
-                other => other,
-            }),
+                    Error::Denied(Denial::PeerNotAllowed) => {
+                        // A proved key from a wrong address may be a stolen one.
+                        tracing::warn!(key_id = %key.id, %peer, "a caller's key was used from an address it is not allowed from");
+                        if let Ok(caller) = Caller::new(&key, shown, peer) {
+                            self.note_refusal(&caller, "(any)", "PEER_NOT_ALLOWED");
+                        }
+                        error
+                    }
+                    other => other,
+                })?;
+                self.usage.note(key.id, self.now(), Some(peer));
+                Ok(admitted)
+            }
         }
     }
 
@@ -106,31 +145,114 @@ impl App {
         }
     }
 
-    /// From text to a proved credential: the form, the tag, one read, one hash at most.
-    async fn prove(self: &Arc<Self>, text: &str, reach: &Reach) -> Result<Proved> {
+    /// From text to a proved credential: the form and the tag; memory, if it may be believed; else one read, and one hash
+    /// at most.
+    async fn prove(self: &Arc<Self>, text: &str, wanted: Wanted<'_>) -> Result<Proved> {
         let Ok(unproved) = self.settings.key_format.parse(text) else { return Ok(Proved::Malformed) };
         let shown = match unproved.prove(&*self.ring().await) {
-            Proof::Ours(shown) => Arc::new(shown),
+            Proof::Ours(shown) => shown,
             Proof::Forged => return Ok(Proved::Malformed),
             Proof::RootNotMounted(root) => return Err(Error::Unavailable(Unavailable::RootSecret(root.as_char()))),
         };
-        let read = self.store.validation_read_even_deleted(shown.credential_id()).await.inspect_err(|error| {
-            if let Error::Poisoned(poisoned) = error {
-                self.alarms.raise_record_poisoned(*poisoned);
-            }
-        })?;
-        let Some((credential, key)) = read.found.filter(|(_, key)| reach.covers(&key.merchant)) else {
-            return Ok(Proved::NotFound(read.revision));
-        };
-        let matches = self.secret_matches(&shown, &credential, &key).await.inspect_err(|error| {
-            if let Error::Poisoned(poisoned) = error {
-                self.alarms.raise_record_poisoned(*poisoned);
-            }
-        })?;
-        if matches {
-            Ok(Proved::Key(Box::new(key), credential.id, read.revision))
-        } else {
-            Ok(Proved::NotFound(read.revision))
+        let digest = self.proofs.of_shown(&shown);
+        let begun = self.freshness.polls_begun();
+        let mut is_fresh = true;
+        if wanted.rights == Rights::Remembered {
+            is_fresh = match self.recall(shown.credential_id(), &digest, &wanted, begun).await {
+                Recalled::Answer(proved) => return Ok(proved),
+                Recalled::Unknown { is_fresh } => is_fresh,
+            };
         }
+        self.prove_by_reading(Arc::new(shown), digest, &wanted, is_fresh).await
     }
+
+    /// What memory says (steps 4 and 9 of the argument).
+    async fn recall(&self, shown: CredentialId, digest: &Digest, wanted: &Wanted<'_>, begun: u64) -> Recalled {
+        let recalled = self.freshness.recall(&*self.clock, shown, digest).await;
+        let Some(position) = recalled.position else { return Recalled::Unknown { is_fresh: false } };
+        let reaches = |revision: &Revision| {
+            wanted.min_revision.is_none_or(|least| least.epoch() == revision.epoch() && least.seq() <= revision.seq())
+        };
+        if let Some(found) = recalled.found {
+            let revision = Revision::new(Arc::clone(position.epoch()), position.seq().max(found.as_of));
+            if reaches(&revision) {
+                self.freshness.count_from_memory();
+                return Recalled::Answer(if wanted.reach.covers(&found.row.merchant) {
+                    Proved::Key(found.row, shown, revision)
+                } else {
+                    Proved::NotFound(revision)
+                });
+            }
+        } else if let Some(revision) = self.freshness.confirmed_absent(shown, begun).await
+            && reaches(&revision)
+        {
+            self.freshness.count_from_memory();
+            return Recalled::Answer(Proved::NotFound(revision));
+        }
+        Recalled::Unknown { is_fresh: true }
+    }
+
+    /// What the database says, by a read that begins now at the earliest (step 10).
+    async fn prove_by_reading(
+        self: &Arc<Self>,
+        shown: Arc<KeyString>,
+        digest: Digest,
+        wanted: &Wanted<'_>,
+        is_fresh: bool,
+    ) -> Result<Proved> {
+        let poisoned = |error: &Error| {
+            if let Error::Poisoned(poisoned) = error {
+                self.alarms.raise_record_poisoned(*poisoned);
+            }
+        };
+        let patience = self.freshness.patience(is_fresh);
+        let fetched = self.fetch(shown.credential_id(), patience).await.inspect_err(poisoned)?;
+        let revision = fetched.revision.clone();
+        if let Some(least) = wanted.min_revision {
+            if least.epoch() != revision.epoch() {
+                return Err(Precondition::RevisionOfAnotherHistory.into());
+            }
+            if least.seq() > revision.seq() {
+                return Err(Precondition::RevisionAhead.into());
+            }
+        }
+        let Some((credential, key)) = &fetched.found else {
+            if let Some(generation) = fetched.generation {
+                self.freshness.absent().keep(generation, shown.credential_id(), revision.seq());
+            }
+            return Ok(Proved::NotFound(revision));
+        };
+        if !wanted.reach.covers(&key.merchant) {
+            return Ok(Proved::NotFound(revision));
+        }
+        if !self.secret_matches(&shown, credential, key).await.inspect_err(poisoned)? {
+            return Ok(Proved::NotFound(revision));
+        }
+        if let Some(stands) = self.freshness.revoked().judge(&revision, key, credential.id, self.now()) {
+            if !stands.is_late {
+                self.freshness.count_revoked_again();
+                self.alarms.count(Alarm::RevokedKeyCameBack);
+                tracing::error!(
+                    alarm = Alarm::RevokedKeyCameBack.name(),
+                    key_id = %key.id,
+                    "the database says that this key is good, and it was seen revoked: it stays refused until `claviger \
+                     feed accept`"
+                );
+            }
+            return Ok(Proved::Revoked(key.id, stands.finding, revision));
+        }
+        seeded::race("fill: judged, not kept").await;
+        if let Some(generation) = fetched.generation {
+            let found =
+                Found { credential: credential.id, digest, key: key.id, row: Arc::clone(key), as_of: revision.seq() };
+            self.freshness.memory().keep(generation, found);
+        }
+        Ok(Proved::Key(Arc::clone(key), credential.id, revision))
+    }
+}
+
+/// What came of asking memory.
+enum Recalled {
+    Answer(Proved),
+    Unknown { is_fresh: bool },
 }

@@ -1,7 +1,7 @@
 //! The command line: arguments to a command, a command to an exit code.
 //!
-//! `serve`, `migrate` and `bootstrap` are the service and its deployment; `keys`, `whoami` and `doctor` are a gRPC client
-//! like any other.
+//! `serve`, `migrate`, `bootstrap` and `feed` are the service and its deployment; `keys`, `whoami` and `doctor` are a gRPC
+//! client like any other.
 
 mod arguments;
 pub mod client;
@@ -12,6 +12,7 @@ mod escape;
 pub mod exit;
 #[cfg(test)]
 mod fake_server;
+pub mod feed;
 mod key_file;
 pub mod keys;
 mod output;

@@ -38,6 +38,20 @@ pub enum Action {
     Purge = 5,
 }
 
+impl Action {
+    /// The action with this stored number, if there is one.
+    pub fn numbered(number: i64) -> Option<Self> {
+        [Self::Create, Self::Update, Self::Delete, Self::Rotate, Self::Purge]
+            .into_iter()
+            .find(|action| i64::from(*action as i16) == number)
+    }
+
+    /// Whether it makes a credential that did not exist.
+    pub fn makes_a_credential(self) -> bool {
+        matches!(self, Self::Create | Self::Rotate)
+    }
+}
+
 /// One setting, before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -62,6 +76,8 @@ pub struct AuditEvent {
     pub key_id: KeyId,
     /// Whose key.
     pub merchant: Merchant,
+    /// The version of the key after it.
+    pub version: i64,
     /// What changed about it. Never a secret.
     pub changes: Vec<Change>,
     /// For a Delete: why.

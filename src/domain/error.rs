@@ -84,6 +84,10 @@ pub enum Precondition {
     RequestIdReused,
     /// The secret that the `request_id` made was rotated away.
     RequestIdSuperseded,
+    /// The `min_revision` is of a later state than the database is in.
+    RevisionAhead,
+    /// The `min_revision` is of another history of the database.
+    RevisionOfAnotherHistory,
 }
 
 /// What is missing for now.
@@ -191,6 +195,14 @@ impl fmt::Display for Precondition {
             }
             Self::RequestIdReused => {
                 "this request_id was used before for a request with another meaning; choose a new one"
+            }
+            Self::RevisionAhead => {
+                "min_revision is of a later state than the database is in: it was restored, or the revision is of another \
+                 deployment"
+            }
+            Self::RevisionOfAnotherHistory => {
+                "min_revision is of another history of the database, which has a new one since it was restored or changed \
+                 by hand; ask without it, or with a revision of today"
             }
             Self::RequestIdSuperseded => {
                 "the secret that this request_id made was rotated away since; choose a new request_id"

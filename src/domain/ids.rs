@@ -14,7 +14,7 @@ pub struct CredentialId([u8; 16]);
 
 impl KeyId {
     /// The id with these bits.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
@@ -55,7 +55,7 @@ impl fmt::Debug for KeyId {
 
 impl CredentialId {
     /// The id with these bits.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 

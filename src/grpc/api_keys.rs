@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::{
     MAX_REQUEST,
     auth::{Authenticated, caller},
+    outer::Deadline,
     proto::{
         self,
         api_key_service_server::{ApiKeyService, ApiKeyServiceServer},
@@ -16,8 +17,8 @@ use super::{
     read, status, write,
 };
 use crate::{
-    app::{App, Question},
-    domain::{Caller, Error, Result, scope},
+    app::{App, LastUse, Patience, Question},
+    domain::{ApiKey, Caller, Error, KeyId, Result, scope},
 };
 
 /// Bytes of keys that a page may hold.
@@ -45,14 +46,24 @@ impl ApiKeys {
         })
     }
 
+    /// When a key was last used. What is asked for is known without it, so a failure is told to the log alone.
+    async fn last_use(&self, key: &ApiKey) -> Option<LastUse> {
+        let uses = self.app.last_uses(&[key.id]).await;
+        uses.inspect_err(|error| tracing::warn!(?error, "when a key was last used could not be read"))
+            .ok()?
+            .remove(&key.id)
+    }
+
     async fn list_page(&self, caller: &Caller, request: &proto::ListRequest) -> Result<proto::ListResponse> {
         caller.require(scope::KEYS_READ)?;
         let query = read::list(self.app.key_format(), request)?;
         let page = self.app.list(caller, &query).await?;
+        let ids: Vec<KeyId> = page.keys.iter().map(|key| key.id).collect();
+        let last_uses = self.app.last_uses(&ids).await?;
         let (now, mut bytes) = (self.app.now(), 0);
         let mut api_keys = Vec::with_capacity(page.keys.len());
         for key in &page.keys {
-            let key = write::api_key(key, now);
+            let key = write::with_last_use(write::api_key(key, now), last_uses.get(&key.id));
             // The tag and the length take up to 8 bytes on top.
             bytes += key.encoded_len() + 8;
             if bytes > MAX_PAGE_BYTES && !api_keys.is_empty() {
@@ -70,6 +81,11 @@ impl ApiKeys {
     }
 }
 
+/// How long the caller waits for the enforcement of a change.
+fn patience<T>(request: &Request<T>, no_wait: bool) -> Patience {
+    Patience { no_wait, deadline: request.extensions().get().map(|Deadline(deadline)| *deadline) }
+}
+
 #[tonic::async_trait]
 impl ApiKeyService for ApiKeys {
     async fn create(&self, request: Request<proto::CreateRequest>) -> Result<Response<proto::CreateResponse>, Status> {
@@ -79,7 +95,10 @@ impl ApiKeyService for ApiKeys {
             let new = read::create(self.app.key_format(), self.app.now(), request.into_inner())?;
             self.app.create(&caller, new).await
         };
-        let outcome = work.await.map(|answer| write::created(&answer, self.app.now()));
+        let outcome = match work.await {
+            Ok(answer) => Ok(write::created(&answer, self.last_use(&answer.api_key).await.as_ref(), self.app.now())),
+            Err(error) => Err(error),
+        };
         self.answer(&caller, "Create", outcome)
     }
 
@@ -93,8 +112,14 @@ impl ApiKeyService for ApiKeys {
             let (id, merchant) = read::get(self.app.key_format(), &caller, &request)?;
             self.app.get(&caller, id, merchant.as_ref()).await
         };
-        let now = self.app.now();
-        let outcome = work.await.map(|key| proto::GetResponse { api_key: Some(write::api_key(&key, now)) });
+        let outcome = match work.await {
+            Ok(key) => {
+                let last = self.last_use(&key).await;
+                let api_key = write::with_last_use(write::api_key(&key, self.app.now()), last.as_ref());
+                Ok(proto::GetResponse { api_key: Some(api_key) })
+            }
+            Err(error) => Err(error),
+        };
         self.answer(&caller, "Get", outcome)
     }
 
@@ -108,24 +133,32 @@ impl ApiKeyService for ApiKeys {
         let caller = caller(&request)?;
         let work = async {
             caller.require(scope::KEYS_WRITE)?;
+            let patience = patience(&request, request.get_ref().no_wait);
             let (target, patch) = read::update(self.app.key_format(), self.app.now(), request.into_inner())?;
-            self.app.update(&caller, target, patch).await
+            self.app.update(&caller, target, patch, patience).await
         };
-        let outcome = work.await.map(|answer| write::updated(&answer, self.app.now()));
+        let outcome = match work.await {
+            Ok(answer) => Ok(write::updated(&answer, self.last_use(&answer.api_key).await.as_ref(), self.app.now())),
+            Err(error) => Err(error),
+        };
         self.answer(&caller, "Update", outcome)
     }
 
     async fn delete(&self, request: Request<proto::DeleteRequest>) -> Result<Response<proto::DeleteResponse>, Status> {
         let caller = caller(&request)?;
         let work = async {
+            let patience = patience(&request, request.get_ref().no_wait);
             let request = request.into_inner();
             if request.id.parse() != Ok(caller.key_id()) {
                 caller.require(scope::KEYS_WRITE)?;
             }
-            let revocation = read::delete(self.app.key_format(), &request)?;
+            let revocation = read::delete(self.app.key_format(), &request, patience)?;
             self.app.delete(&caller, revocation).await
         };
-        let outcome = work.await.map(|answer| write::deleted(&answer, self.app.now()));
+        let outcome = match work.await {
+            Ok(answer) => Ok(write::deleted(&answer, self.last_use(&answer.api_key).await.as_ref(), self.app.now())),
+            Err(error) => Err(error),
+        };
         self.answer(&caller, "Delete", outcome)
     }
 
@@ -133,10 +166,14 @@ impl ApiKeyService for ApiKeys {
         let caller = caller(&request)?;
         let work = async {
             caller.require(scope::KEYS_WRITE)?;
-            let rotation = read::rotate(self.app.key_format(), &request.into_inner())?;
+            let patience = patience(&request, request.get_ref().no_wait);
+            let rotation = read::rotate(self.app.key_format(), &request.into_inner(), patience)?;
             self.app.rotate(&caller, rotation).await
         };
-        let outcome = work.await.map(|answer| write::rotated(&answer, self.app.now()));
+        let outcome = match work.await {
+            Ok(answer) => Ok(write::rotated(&answer, self.last_use(&answer.api_key).await.as_ref(), self.app.now())),
+            Err(error) => Err(error),
+        };
         self.answer(&caller, "Rotate", outcome)
     }
 
@@ -149,8 +186,10 @@ impl ApiKeyService for ApiKeys {
             caller.require(scope::VALIDATE)?;
             let mut request = request.into_inner();
             let key = Zeroizing::new(std::mem::take(&mut request.key));
-            let (caller_ip, required_scopes) = read::validate(self.app.key_format(), &request)?;
-            let verdict = self.app.validate(&caller, Question { key: &key, caller_ip, required_scopes }).await?;
+            let read::Validation { caller_ip, required_scopes, min_revision } =
+                read::validate(self.app.key_format(), &request)?;
+            let question = Question { key: &key, caller_ip, required_scopes, min_revision };
+            let verdict = self.app.validate(&caller, question).await?;
             Ok(write::validated(verdict, caller_ip))
         };
         let outcome = work.await;

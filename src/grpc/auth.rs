@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::status;
 use crate::{
-    app::App,
+    app::{App, Rights},
     domain::{Caller, Error, Result, ip_rules::CallerIp},
 };
 
@@ -29,6 +29,9 @@ pub struct Authenticated<S> {
     app: Arc<App>,
     inner: S,
 }
+
+/// The RPC that may be called on remembered rights.
+const VALIDATE: &str = "/claviger.v1.ApiKeyService/Validate";
 
 /// Leaves the caller's name on the answer, for the log line of a failure.
 #[derive(Clone)]
@@ -63,10 +66,12 @@ where
         // The one that was polled ready is used up; its clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
+        // Whoever manages keys is judged by what the database says now; whoever asks about them, under the lease.
+        let rights = if request.uri().path() == VALIDATE { Rights::Remembered } else { Rights::Read };
         let shown = peer(&request).and_then(|peer| Ok((Zeroizing::new(bearer(&request)?.to_owned()), peer)));
         Box::pin(async move {
             let caller = match shown {
-                Ok((token, peer)) => app.authenticate(&token, CallerIp::new(peer)).await,
+                Ok((token, peer)) => app.authenticate(&token, CallerIp::new(peer), rights).await,
                 Err(error) => Err(error),
             };
             match caller {

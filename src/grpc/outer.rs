@@ -77,7 +77,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let room = Arc::clone(&self.room);
@@ -94,6 +94,7 @@ where
                     return Ok(refused);
                 }
             };
+            request.extensions_mut().insert(Deadline::after(call.deadline));
             let answer = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
             let response = match tokio::time::timeout(call.deadline, answer).await {
                 Ok(Ok(Ok(response))) => call.completed(response),
@@ -110,6 +111,17 @@ where
             let place = place.filter(|_| !call.is_a_neighbour_s());
             Ok(response.map(|inner| Body::new(Held { inner, _place: place })))
         })
+    }
+}
+
+/// When a call will be cut off, for those who wait on its behalf.
+#[derive(Clone, Copy)]
+pub(super) struct Deadline(pub(super) tokio::time::Instant);
+
+impl Deadline {
+    /// A little before the call is cut off after `deadline`: the answer has to be made, too.
+    fn after(deadline: Duration) -> Self {
+        Self(tokio::time::Instant::now() + a_little_before(deadline))
     }
 }
 

@@ -4,7 +4,7 @@ use prost_types::FieldMask;
 
 use super::{proto, read_fields as read};
 use crate::{
-    app::{Expiry, ListFilter, ListQuery, NewKey, Patch, Revocation, Rotation, Target},
+    app::{Expiry, ListFilter, ListQuery, NewKey, Patch, Patience, Revision, Revocation, Rotation, Target},
     domain::{
         Caller, KeyId, Merchant, Result, Scope, Time, api_key,
         error::Violation,
@@ -253,22 +253,22 @@ fn mask(fields: &mut Fields<'_>, mask: Option<FieldMask>) -> Vec<String> {
     mask
 }
 
-pub(super) fn delete(format: &KeyFormat, request: &proto::DeleteRequest) -> Result<Revocation> {
+pub(super) fn delete(format: &KeyFormat, request: &proto::DeleteRequest, patience: Patience) -> Result<Revocation> {
     let mut fields = Fields::new(format);
     let target = target(&mut fields, &request.id, &request.merchant_username, &request.etag);
     let reason = read::delete_reason(&mut fields, request.reason);
     let note = read::note(&mut fields, &request.note);
-    let revocation = || Some(Revocation { target: target?, reason: reason?, note: note? });
+    let revocation = || Some(Revocation { target: target?, reason: reason?, note: note?, patience });
     let revocation = revocation();
     fields.finish(revocation)
 }
 
-pub(super) fn rotate(format: &KeyFormat, request: &proto::RotateRequest) -> Result<Rotation> {
+pub(super) fn rotate(format: &KeyFormat, request: &proto::RotateRequest, patience: Patience) -> Result<Rotation> {
     let mut fields = Fields::new(format);
     let target = target(&mut fields, &request.id, &request.merchant_username, &request.etag);
     let overlap = read::overlap(&mut fields, request.overlap);
     let request_id = read::request_id(&mut fields, &request.request_id);
-    let rotation = || Some(Rotation { target: target?, overlap: overlap?, request_id: request_id? });
+    let rotation = || Some(Rotation { target: target?, overlap: overlap?, request_id: request_id?, patience });
     let rotation = rotation();
     fields.finish(rotation)
 }
@@ -281,12 +281,25 @@ fn target(fields: &mut Fields<'_>, id: &str, merchant: &str, etag: &str) -> Opti
 }
 
 /// Everything of a Validate but the key itself, whose wrong form is a decision and no error.
-pub(super) fn validate(format: &KeyFormat, request: &proto::ValidateRequest) -> Result<(Option<CallerIp>, Vec<Scope>)> {
+pub(super) struct Validation {
+    pub(super) caller_ip: Option<CallerIp>,
+    pub(super) required_scopes: Vec<Scope>,
+    pub(super) min_revision: Option<Revision>,
+}
+
+pub(super) fn validate(format: &KeyFormat, request: &proto::ValidateRequest) -> Result<Validation> {
     let mut fields = Fields::new(format);
     let caller_ip = match request.caller_ip.as_str() {
         "" => Some(None),
         text => fields.read("caller_ip", text, str::parse).map(Some),
     };
-    let required = read::required_scopes(&mut fields, &request.required_scopes);
-    fields.finish(caller_ip.zip(required))
+    let required_scopes = read::required_scopes(&mut fields, &request.required_scopes);
+    let min_revision = match request.min_revision.as_str() {
+        "" => Some(None),
+        text => fields.read("min_revision", text, str::parse).map(Some),
+    };
+    let validation =
+        || Some(Validation { caller_ip: caller_ip?, required_scopes: required_scopes?, min_revision: min_revision? });
+    let validation = validation();
+    fields.finish(validation)
 }

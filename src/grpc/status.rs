@@ -65,7 +65,9 @@ pub fn code(reason: ErrorReason) -> Code {
         | ErrorReason::LastAdministrator
         | ErrorReason::OverlapRequired
         | ErrorReason::RequestIdReused
-        | ErrorReason::RequestIdSuperseded => Code::FailedPrecondition,
+        | ErrorReason::RequestIdSuperseded
+        | ErrorReason::RevisionAhead
+        | ErrorReason::RevisionOfAnotherHistory => Code::FailedPrecondition,
         ErrorReason::EtagMismatch => Code::Aborted,
         ErrorReason::DatabaseUnavailable
         | ErrorReason::RootSecretNotMounted
@@ -97,6 +99,8 @@ pub fn reason(error: &Error) -> ErrorReason {
         Error::Precondition(Precondition::OverlapRequired) => ErrorReason::OverlapRequired,
         Error::Precondition(Precondition::RequestIdReused) => ErrorReason::RequestIdReused,
         Error::Precondition(Precondition::RequestIdSuperseded) => ErrorReason::RequestIdSuperseded,
+        Error::Precondition(Precondition::RevisionAhead) => ErrorReason::RevisionAhead,
+        Error::Precondition(Precondition::RevisionOfAnotherHistory) => ErrorReason::RevisionOfAnotherHistory,
         Error::EtagMismatch => ErrorReason::EtagMismatch,
         Error::Unavailable(Unavailable::Database(_) | Unavailable::Contended(_)) => ErrorReason::DatabaseUnavailable,
         Error::Unavailable(Unavailable::RootSecret(_)) => ErrorReason::RootSecretNotMounted,

@@ -2,7 +2,7 @@
 
 use super::proto;
 use crate::{
-    app::{Answer, Verdict},
+    app::{Answer, LastUse, Verdict},
     domain::{
         ApiKey, DeleteReason, State, Time, WebhookFormat,
         decision::{Decision, Finding, Principal, Refusal},
@@ -52,41 +52,50 @@ fn settled(key: &ApiKey, now: Time) -> proto::ApiKey {
     }
 }
 
-pub(super) fn created(answer: &Answer, now: Time) -> proto::CreateResponse {
+/// Adds when `key` was last used.
+pub(super) fn with_last_use(mut key: proto::ApiKey, last: Option<&LastUse>) -> proto::ApiKey {
+    if let Some(last) = last {
+        key.last_used_time = Some(time(last.time));
+        key.last_used_ip = last.ip.map(|ip| ip.to_string()).unwrap_or_default();
+    }
+    key
+}
+
+pub(super) fn created(answer: &Answer, last: Option<&LastUse>, now: Time) -> proto::CreateResponse {
     proto::CreateResponse {
-        api_key: Some(api_key(&answer.api_key, now)),
+        api_key: Some(with_last_use(api_key(&answer.api_key, now), last)),
         key: shown(answer),
         revision: answer.revision.to_string(),
         replayed: answer.replayed,
     }
 }
 
-pub(super) fn updated(answer: &Answer, now: Time) -> proto::UpdateResponse {
+pub(super) fn updated(answer: &Answer, last: Option<&LastUse>, now: Time) -> proto::UpdateResponse {
     proto::UpdateResponse {
-        api_key: Some(api_key(&answer.api_key, now)),
+        api_key: Some(with_last_use(api_key(&answer.api_key, now), last)),
         revision: answer.revision.to_string(),
-        enforced: true,
-        enforce_time: Some(time(answer.enforce_time)),
+        enforced: answer.enforcement.enforced,
+        enforce_time: Some(time(answer.enforcement.time)),
     }
 }
 
-pub(super) fn deleted(answer: &Answer, now: Time) -> proto::DeleteResponse {
+pub(super) fn deleted(answer: &Answer, last: Option<&LastUse>, now: Time) -> proto::DeleteResponse {
     proto::DeleteResponse {
-        api_key: Some(api_key(&answer.api_key, now)),
+        api_key: Some(with_last_use(api_key(&answer.api_key, now), last)),
         revision: answer.revision.to_string(),
-        enforced: true,
-        enforce_time: Some(time(answer.enforce_time)),
+        enforced: answer.enforcement.enforced,
+        enforce_time: Some(time(answer.enforcement.time)),
     }
 }
 
-pub(super) fn rotated(answer: &Answer, now: Time) -> proto::RotateResponse {
+pub(super) fn rotated(answer: &Answer, last: Option<&LastUse>, now: Time) -> proto::RotateResponse {
     proto::RotateResponse {
-        api_key: Some(api_key(&answer.api_key, now)),
+        api_key: Some(with_last_use(api_key(&answer.api_key, now), last)),
         key: shown(answer),
         revision: answer.revision.to_string(),
         replayed: answer.replayed,
-        enforced: true,
-        enforce_time: Some(time(answer.enforce_time)),
+        enforced: answer.enforcement.enforced,
+        enforce_time: Some(time(answer.enforcement.time)),
     }
 }
 

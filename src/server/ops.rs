@@ -57,6 +57,9 @@ impl Readiness {
         match self.app.get() {
             None => reasons.push("starting: the database has not answered yet".to_owned()),
             Some(app) => {
+                if !app.freshness().was_fresh() {
+                    reasons.push("starting: the feed of changes has not been followed to its head yet".to_owned());
+                }
                 for root in app.roots_missing().await {
                     reasons.push(format!("the root secret `{root}` is in use and not mounted here"));
                 }

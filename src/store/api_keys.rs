@@ -3,18 +3,22 @@
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IntoActiveModel, Iterable, JoinType,
-    QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait,
     sea_query::{Expr, ExprTrait, LockType, Query, SelectStatement},
 };
 
 use super::{
-    Revision, Store, Tx,
+    Engine, Revision, Store, Tx,
     conversion::{bytes, columns_to_save, credential_from_row, key_from_row, root_text, row_from_key},
     failure,
-    rows::{api_key, credential, feed_head, request_log},
+    rows::{api_key, credential, feed_head, key_usage, request_log},
 };
-use crate::domain::{
-    ApiKey, CredentialId, Error, KeyId, Reach, Result, Time, root_secret::RootId, secret_hash::Profile,
+use crate::{
+    domain::{
+        ApiKey, CredentialId, Error, KeyId, Reach, Result, Time, error::Unavailable, root_secret::RootId,
+        secret_hash::Profile,
+    },
+    seeded::{self, Bug},
 };
 
 /// One secret of a key, as it is stored. It is read, not yet judged: any part may be poisoned.
@@ -49,23 +53,38 @@ pub struct Validation {
     pub found: Option<(Credential, ApiKey)>,
 }
 
+/// 1 on a PostgreSQL node that takes changes: no standby, and not told to be read-only.
+pub(super) const IS_POSTGRES_WRITER: &str =
+    "CASE WHEN pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' THEN 0 ELSE 1 END";
+
 impl Store {
     /// Reads a credential, its key and the head of the feed in one statement.
     ///
     /// This sees keys of every merchant and deleted ones: whoever asks judges the reach.
     ///
     /// # Errors
-    /// `Unavailable` or `Fault`.
+    /// `Unavailable`, also if the node is not the one that takes changes; `Fault`.
     pub async fn validation_read_even_deleted(&self, id: CredentialId) -> Result<Validation> {
-        let statement = validation_statement(id);
+        let statement = validation_statement(self.engine(), id);
         let row = self
             .bounded("validation_read_even_deleted", async {
-                self.reader
-                    .query_one(&statement)
-                    .await?
-                    .ok_or_else(|| DbErr::RecordNotFound("the row of feed_head".to_owned()))
+                // A connection that broke in the pool, or leads to a node that takes no changes any more, is found out by
+                // whoever gets it; the next one is another.
+                let mut left = failure::BROKEN_CONNECTIONS;
+                loop {
+                    match self.reader.query_one(&statement).await {
+                        Err(error) if left > 0 && failure::is_of_a_broken_connection(&error) => left -= 1,
+                        Ok(Some(row)) if left > 0 && !is_from_the_writer(&row)? => left -= 1,
+                        outcome => break outcome,
+                    }
+                }
             })
-            .await?;
+            .await?
+            .ok_or_else(|| Error::fault("feed_head has no row"))?;
+        if !is_from_the_writer(&row).map_err(failure::of)? {
+            let cause = "the node that answered is not the one that takes changes";
+            return Err(Error::Unavailable(Unavailable::Database(cause.into())));
+        }
         let read = || -> Result<_, DbErr> {
             let head = feed_head::Model::from_query_result(&row, "f_")?;
             let credential = credential::Model::from_query_result_optional(&row, "c_")?;
@@ -195,6 +214,8 @@ impl Tx {
     /// `Fault` if there is no such deleted key.
     pub async fn api_key_purge(&self, id: KeyId) -> Result<()> {
         let id = id.as_bytes().to_vec();
+        let usage = key_usage::Entity::delete_many().filter(key_usage::Column::KeyId.eq(id.clone()));
+        self.bounded("api_key_purge", usage.exec(&self.tx)).await?;
         let requests = request_log::Entity::delete_many().filter(request_log::Column::KeyId.eq(id.clone()));
         self.bounded("api_key_purge", requests.exec(&self.tx)).await?;
         let credentials = credential::Entity::delete_many().filter(credential::Column::KeyId.eq(id.clone()));
@@ -222,8 +243,14 @@ impl Tx {
     }
 }
 
+/// Whether the node that answered takes changes.
+fn is_from_the_writer(row: &QueryResult) -> Result<bool, DbErr> {
+    let is_writer: i64 = row.try_get("", "is_writer")?;
+    Ok(is_writer == 1 || seeded::bug(Bug::RoleNotCheckedInFill))
+}
+
 /// `feed_head LEFT JOIN credential LEFT JOIN api_key`: always one row, whether or not there is such a credential.
-fn validation_statement(id: CredentialId) -> SelectStatement {
+fn validation_statement(engine: Engine, id: CredentialId) -> SelectStatement {
     let mut select = Query::select();
     select
         .from(feed_head::Entity)
@@ -238,6 +265,11 @@ fn validation_statement(id: CredentialId) -> SelectStatement {
             Expr::col((api_key::Entity, api_key::Column::Id)).equals((credential::Entity, credential::Column::KeyId)),
         )
         .and_where(feed_head::Column::Id.eq(super::feed::HEAD));
+    let is_writer = match engine {
+        Engine::Sqlite => "1",
+        Engine::Postgres => IS_POSTGRES_WRITER,
+    };
+    select.expr_as(Expr::cust(is_writer).cast_as("BIGINT"), "is_writer");
     add_columns::<feed_head::Entity>(&mut select, "f_");
     add_columns::<credential::Entity>(&mut select, "c_");
     add_columns::<api_key::Entity>(&mut select, "k_");

@@ -105,8 +105,8 @@ impl Store {
                 statements.fetch_add(1, Ordering::Relaxed);
             });
         }
-        let (engine, timeout) = (address.engine(), options.timeout);
-        Ok(Self { reader, writer, engine, statements, calls: Arc::new(Calls::new(engine)), timeout })
+        let calls = Arc::new(Calls::new(address.engine()));
+        Ok(Self { reader, writer, address: address.clone(), statements, calls, timeout: options.timeout })
     }
 }
 
@@ -127,7 +127,7 @@ impl Store {
     /// The pools as they are now.
     pub fn pools(&self) -> [Pool; 2] {
         [("read", &self.reader), ("write", &self.writer)].map(|(name, connection)| {
-            let (size, idle, most) = match self.engine {
+            let (size, idle, most) = match self.engine() {
                 Engine::Sqlite => {
                     let pool = connection.get_sqlite_connection_pool();
                     (pool.size(), pool.num_idle(), pool.options().get_max_connections())

@@ -24,6 +24,18 @@ pub(super) fn of_commit(error: DbErr) -> Error {
     if rolled_back { of(error) } else { Error::CommitOutcomeUnknown(error.into()) }
 }
 
+/// Connections that one call may find broken: all of a usual pool, after a restart of the server.
+pub(super) const BROKEN_CONNECTIONS: u32 = 8;
+
+/// Whether the connection was lost before or while the statement ran: another may do.
+pub(super) fn is_of_a_broken_connection(error: &DbErr) -> bool {
+    let was_shut_down = matches!(database_code(error), Some(Code::Postgres(state)) if state == "57P01");
+    let (DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause))) = error else {
+        return false;
+    };
+    was_shut_down || matches!(cause.as_ref(), sqlx::Error::Io(_))
+}
+
 enum Meaning {
     /// Another transaction was in the way, be it by its locks or by its rows.
     Contended,

@@ -1,6 +1,6 @@
 //! The feed: every change of a key has a number, without gaps and in the order of the commits.
 
-use std::fmt;
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use sea_orm::{
     ActiveValue::Set,
@@ -14,6 +14,8 @@ use super::{
     tx::exactly_one,
 };
 use crate::domain::{Error, Result, audit_event::AuditEvent};
+#[cfg(feature = "checker")]
+use crate::seeded;
 
 /// The id of the only row of `feed_head`.
 pub(super) const HEAD: i16 = 1;
@@ -21,13 +23,19 @@ pub(super) const HEAD: i16 = 1;
 /// A state of the database: the history it belongs to, and the number of the last change. Opaque to callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revision {
-    epoch: String,
+    epoch: Arc<str>,
     seq: i64,
 }
 
 impl Revision {
-    pub(super) fn new(epoch: String, seq: i64) -> Self {
-        Self { epoch, seq }
+    /// The state of the history `epoch` after the change `seq`.
+    pub fn new(epoch: impl Into<Arc<str>>, seq: i64) -> Self {
+        Self { epoch: epoch.into(), seq }
+    }
+
+    /// The name of the history.
+    pub fn epoch(&self) -> &Arc<str> {
+        &self.epoch
     }
 
     /// The number of the last change.
@@ -40,6 +48,56 @@ impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.epoch, self.seq)
     }
+}
+
+impl FromStr for Revision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "is no revision; send one that this service answered with, as it was".to_owned();
+        let (epoch, seq) = text.rsplit_once('.').ok_or_else(wrong)?;
+        let plain = !epoch.is_empty() && epoch.len() <= 22 && epoch.bytes().all(|b| b.is_ascii_alphanumeric());
+        let seq = seq.parse::<i64>().ok().filter(|seq| *seq >= 0).ok_or_else(wrong)?;
+        let revision = Self::new(epoch, seq);
+        // Only the one spelling: no signs, no zeros in front.
+        if plain && revision.to_string() == text { Ok(revision) } else { Err(wrong()) }
+    }
+}
+
+/// The feed's head, and what every replica has to agree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The last change.
+    pub revision: Revision,
+    /// How long a replica may answer from memory after a poll began.
+    pub lease: Duration,
+    /// How long after a commit every lease has run out that does not know of it.
+    pub wait: Duration,
+    /// How often the lease was set.
+    pub lease_changes: i64,
+    /// How often an operator accepted what an anomaly put in doubt.
+    pub accepts: i64,
+}
+
+impl From<feed_head::Model> for Head {
+    fn from(row: feed_head::Model) -> Self {
+        Self {
+            revision: Revision::new(row.epoch, row.seq),
+            lease: milliseconds(row.lease_ms),
+            wait: milliseconds(row.wait_ms),
+            lease_changes: row.lease_changes,
+            accepts: row.accepts,
+        }
+    }
+}
+
+/// A stored number of milliseconds. What is negative was never written by us, and is no time at all.
+pub(super) fn milliseconds(stored: i64) -> Duration {
+    Duration::from_millis(u64::try_from(stored).unwrap_or(0))
+}
+
+fn head(row: Option<feed_head::Model>) -> Result<Head> {
+    row.map(Head::from).ok_or_else(|| Error::fault("feed_head has no row"))
 }
 
 impl Store {
@@ -60,27 +118,40 @@ impl Store {
     /// # Errors
     /// `Unavailable` or `Fault`.
     pub async fn feed_head(&self) -> Result<Revision> {
-        let head = self.bounded("feed_head", feed_head::Entity::find_by_id(HEAD).one(&self.reader)).await?;
-        head.map(|head| Revision::new(head.epoch, head.seq)).ok_or_else(|| Error::fault("feed_head has no row"))
+        self.feed_state().await.map(|head| head.revision)
+    }
+
+    /// The last committed change, and what goes with it.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn feed_state(&self) -> Result<Head> {
+        head(self.bounded("feed_state", feed_head::Entity::find_by_id(HEAD).one(&self.reader)).await?)
     }
 }
 
 impl Tx {
-    pub(super) async fn feed_next(&self) -> Result<Revision> {
+    pub(super) async fn feed_next(&self) -> Result<Head> {
         let next = feed_head::Entity::update_many()
             .col_expr(feed_head::Column::Seq, Expr::col(feed_head::Column::Seq).add(1))
             .filter(feed_head::Column::Id.eq(HEAD));
+        #[cfg(feature = "checker")]
+        if seeded::bug(seeded::Bug::AutoIncrementPoll) {
+            // As a sequence would: at once, for everybody, and not given back.
+            let taken = head(self.bounded("feed_next", next.exec_with_returning(&self.beside)).await?.pop())?;
+            seeded::race("auto-increment: numbered, not committed").await;
+            return Ok(taken);
+        }
         exactly_one("feed_next", self.bounded("feed_next", next.exec(&self.tx)).await?.rows_affected)?;
-        self.feed_head().await
+        self.feed_state().await
     }
 
-    /// The last change that this transaction sees.
+    /// The last change that this transaction sees, and what goes with it.
     ///
     /// # Errors
     /// `Unavailable` or `Fault`.
-    pub async fn feed_head(&self) -> Result<Revision> {
-        let head = self.bounded("feed_head", feed_head::Entity::find_by_id(HEAD).one(&self.tx)).await?;
-        head.map(|head| Revision::new(head.epoch, head.seq)).ok_or_else(|| Error::fault("feed_head has no row"))
+    pub async fn feed_state(&self) -> Result<Head> {
+        head(self.bounded("feed_state", feed_head::Entity::find_by_id(HEAD).one(&self.tx)).await?)
     }
 
     pub(super) async fn change_log_insert(&self, revision: &Revision, event: &AuditEvent, nonce: i64) -> Result<()> {
@@ -90,6 +161,7 @@ impl Tx {
             kind: Set(event.action as i16),
             nonce: Set(nonce),
             time: Set(event.time.micros()),
+            version: Set(event.version),
         };
         self.bounded("change_log_insert", change_log::Entity::insert(row).exec_without_returning(&self.tx))
             .await

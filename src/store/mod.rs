@@ -18,12 +18,15 @@ mod conversion;
 mod deployment;
 mod failure;
 mod feed;
+mod feed_reader;
+mod feed_settings;
 mod lists;
 mod refusals;
 mod request_ids;
 mod rows;
 mod schema;
 mod tx;
+mod usage;
 
 use std::{
     future::Future,
@@ -40,11 +43,13 @@ use self::calls::Calls;
 pub use api_keys::{Credential, Validation};
 pub use connect::{Address, Options, Pool};
 pub use deployment::RootRow;
-pub use feed::Revision;
+pub use feed::{Head, Revision};
+pub use feed_reader::{FeedReader, LoggedChange, Polled};
 pub use lists::{ListFilter, Position};
 pub use refusals::RefusedAct;
 pub use request_ids::{Replay, RequestKey};
-pub use tx::{Numbered, Tx};
+pub use tx::{Committed, Numbered, Tx};
+pub use usage::LastUse;
 
 use crate::domain::Result;
 
@@ -52,7 +57,7 @@ use crate::domain::Result;
 pub struct Store {
     reader: DatabaseConnection,
     writer: DatabaseConnection,
-    engine: Engine,
+    address: Address,
     statements: Arc<AtomicU64>,
     calls: Arc<Calls>,
     timeout: Duration,
@@ -70,7 +75,7 @@ pub enum Engine {
 impl Store {
     /// Which engine it is.
     pub fn engine(&self) -> Engine {
-        self.engine
+        self.address.engine()
     }
 
     /// How many statements the driver has been given.

@@ -105,6 +105,10 @@ pub(super) mod feed_head {
         pub id: i16,
         pub epoch: String,
         pub seq: i64,
+        pub lease_ms: i64,
+        pub wait_ms: i64,
+        pub lease_changes: i64,
+        pub accepts: i64,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -125,6 +129,25 @@ pub(super) mod change_log {
         pub kind: i16,
         pub nonce: i64,
         pub time: i64,
+        pub version: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// When each key was last used.
+pub(super) mod key_usage {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "key_usage")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub key_id: Vec<u8>,
+        pub last_used_time: i64,
+        pub last_used_ip: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

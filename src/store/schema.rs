@@ -26,9 +26,9 @@ impl Store {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let options = if self.engine == Engine::Sqlite { options } else { TransactionOptions::default() };
+        let options = if self.engine() == Engine::Sqlite { options } else { TransactionOptions::default() };
         let tx = self.writer.begin_with_options(options).await.map_err(failure::of)?;
-        if self.engine == Engine::Postgres {
+        if self.engine() == Engine::Postgres {
             // A migrator that freezes must not hold up every other start for ever.
             let limits = "SET LOCAL lock_timeout = '60s'; SET LOCAL idle_in_transaction_session_timeout = '30s'";
             tx.execute_unprepared(limits).await.map_err(failure::of)?;

@@ -7,7 +7,7 @@ use sea_orm::{
     TransactionTrait,
 };
 
-use super::{Engine, Revision, Store, calls::Calls, failure};
+use super::{Engine, Head, Revision, Store, calls::Calls, failure};
 use crate::domain::{
     Result,
     audit_event::AuditEvent,
@@ -20,13 +20,25 @@ pub struct Tx {
     pub(super) tx: DatabaseTransaction,
     calls: Arc<Calls>,
     timeout: Duration,
+    /// Beside the transaction, for the bug of numbering outside of it.
+    #[cfg(feature = "checker")]
+    pub(super) beside: sea_orm::DatabaseConnection,
 }
 
 /// A transaction that holds the lock of the feed and the next number. All that is read through it is the latest
 /// committed state, and stays so until the commit.
 pub struct Numbered {
     tx: Tx,
-    revision: Revision,
+    head: Head,
+}
+
+/// A change that was committed.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The state of the database after it.
+    pub revision: Revision,
+    /// How long after the commit every lease has run out that does not know of it.
+    pub wait: Duration,
 }
 
 impl Store {
@@ -39,14 +51,20 @@ impl Store {
     /// `Unavailable`.
     pub async fn begin(&self) -> Result<Tx> {
         let begin = async {
-            match self.engine {
+            match self.engine() {
                 Engine::Sqlite => self.begin_on_sqlite().await,
                 Engine::Postgres => self.begin_on_postgres().await,
             }
         };
         let tx = self.calls.watch("begin", Box::pin(begin)).await?;
         // A lock may take its whole time-out before the statement itself begins.
-        Ok(Tx { tx, calls: Arc::clone(&self.calls), timeout: self.timeout + Duration::from_secs(2) })
+        Ok(Tx {
+            tx,
+            calls: Arc::clone(&self.calls),
+            timeout: self.timeout + Duration::from_secs(2),
+            #[cfg(feature = "checker")]
+            beside: self.reader.clone(),
+        })
     }
 }
 
@@ -61,7 +79,17 @@ impl Store {
 
     /// Waits for a connection as long as the pool does, and for the database no longer than the time-out.
     async fn begin_with(&self, options: TransactionOptions) -> Result<DatabaseTransaction> {
-        match tokio::time::timeout(self.timeout * 2, self.writer.begin_with_options(options)).await {
+        let begun = async {
+            // A connection that broke in the pool is found out by whoever gets it; nothing was begun on it.
+            let mut left = failure::BROKEN_CONNECTIONS;
+            loop {
+                match self.writer.begin_with_options(options).await {
+                    Err(error) if left > 0 && failure::is_of_a_broken_connection(&error) => left -= 1,
+                    outcome => break outcome,
+                }
+            }
+        };
+        match tokio::time::timeout(self.timeout * 2, begun).await {
             Ok(Ok(tx)) => Ok(tx),
             // There are few writers, and the others wait for them: who has waited too long waits again.
             Ok(Err(error @ DbErr::ConnectionAcquire(_))) => {
@@ -90,8 +118,8 @@ impl Tx {
     /// # Errors
     /// `Unavailable`.
     pub async fn number(self) -> Result<Numbered> {
-        let revision = self.feed_next().await?;
-        Ok(Numbered { tx: self, revision })
+        let head = self.feed_next().await?;
+        Ok(Numbered { tx: self, head })
     }
 
     /// Ends without a trace.
@@ -113,6 +141,11 @@ impl Tx {
 }
 
 impl Numbered {
+    /// The state of the database after the commit, if it comes to that.
+    pub fn revision(&self) -> &Revision {
+        &self.head.revision
+    }
+
     /// For reading under the lock.
     pub fn tx(&self) -> &Tx {
         &self.tx
@@ -122,13 +155,13 @@ impl Numbered {
     ///
     /// # Errors
     /// [`Error::CommitOutcomeUnknown`] if the database did not say whether it committed; anything else changed nothing.
-    pub async fn commit(self, event: AuditEvent, nonce: i64) -> Result<Revision> {
-        let Self { tx, revision } = self;
+    pub async fn commit(self, event: AuditEvent, nonce: i64) -> Result<Committed> {
+        let Self { tx, head: Head { revision, wait, .. } } = self;
         tx.change_log_insert(&revision, &event, nonce).await?;
         tx.audit_insert(&revision, &event).await?;
         let commit = async {
             match tokio::time::timeout(tx.timeout, tx.tx.commit()).await {
-                Ok(Ok(())) => Ok(revision),
+                Ok(Ok(())) => Ok(Committed { revision, wait }),
                 Ok(Err(error)) => Err(failure::of_commit(error)),
                 Err(late) => Err(Error::CommitOutcomeUnknown(late.into())),
             }

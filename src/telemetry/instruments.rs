@@ -1,6 +1,8 @@
 //! The metrics of our own: what the service counts by itself, observed when somebody looks. Nothing is recorded on the
 //! way of a call for them.
 
+mod freshness;
+
 use std::sync::{Arc, Weak};
 
 use opentelemetry::{KeyValue, global, metrics::Meter};
@@ -21,6 +23,7 @@ pub fn observe(app: &Arc<App>) {
     hashing(&meter, app);
     pools(&meter, app);
     keys(&meter, app);
+    freshness::observe(&meter, app);
 }
 
 /// Shows how the certificate that is served stands, by the clock of `app`.

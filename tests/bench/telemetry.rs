@@ -124,6 +124,7 @@ async fn measure(server: &Server) -> (f64, f64) {
                         key: key.clone(),
                         caller_ip: "192.0.2.7".into(),
                         required_scopes: vec!["charge:create".into(), "charge:read".into()],
+                        ..Default::default()
                     };
                     assert!(client.validate(request).await.unwrap().into_inner().valid);
                     calls += 1;

@@ -67,6 +67,7 @@ async fn measure(engine: Engine, service: &Service) {
                 key: key.to_owned(),
                 caller_ip: "192.0.2.7".into(),
                 required_scopes: vec!["charge:create".into(), "charge:read".into()],
+                ..Default::default()
             };
             let begun = Instant::now();
             let answer = client.validate(request).await.unwrap().into_inner();

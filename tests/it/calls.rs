@@ -13,6 +13,11 @@ pub async fn get(mut client: Client, id: &str) -> Result<proto::ApiKey, Status> 
     Ok(client.get(request).await?.into_inner().api_key.unwrap())
 }
 
+/// A key as if it had never been used.
+pub fn without_use(key: proto::ApiKey) -> proto::ApiKey {
+    proto::ApiKey { last_used_time: None, last_used_ip: String::new(), ..key }
+}
+
 /// Updates the fields of `mask` to those of `settings`.
 pub async fn update(
     mut client: Client,
@@ -22,7 +27,7 @@ pub async fn update(
 ) -> Result<proto::ApiKey, Status> {
     let api_key = proto::ApiKey { id: id.into(), ..settings };
     let update_mask = Some(FieldMask { paths: mask.iter().map(ToString::to_string).collect() });
-    let request = proto::UpdateRequest { api_key: Some(api_key), update_mask };
+    let request = proto::UpdateRequest { api_key: Some(api_key), update_mask, ..Default::default() };
     let answer = client.update(request).await?.into_inner();
     assert!(answer.enforced);
     Ok(answer.api_key.unwrap())

@@ -107,7 +107,7 @@ on_every_engine! {
             --
             exit 0
 
-            API KEY  ID  MERCHANT  IP ADDRESSES  WEBHOOK  STATE  CREATED  EXPIRES
+            API KEY  ID  MERCHANT  IP ADDRESSES  WEBHOOK  STATE  CREATED  LAST USED  EXPIRES
             --
             note: there are no such keys
             exit 0
@@ -152,9 +152,9 @@ on_every_engine! {
         let story: Vec<String> = story.iter().map(Said::shown).collect();
         insta::allow_duplicates! {
             insta::assert_snapshot!(story.join("\n\n"), @r#"
-            API KEY                     ID                          MERCHANT  IP ADDRESSES  WEBHOOK        STATE   CREATED               EXPIRES
-            clv_<public part>  key_<id>  acme      192.0.2.0/24  multiple JSON  ACTIVE  2027-01-15T08:00:01Z  never
-            clv_<public part>  key_<id>  claviger  any           single JSON    ACTIVE  2027-01-15T08:00:00Z  never
+            API KEY                     ID                          MERCHANT  IP ADDRESSES  WEBHOOK        STATE   CREATED               LAST USED             EXPIRES
+            clv_<public part>  key_<id>  acme      192.0.2.0/24  multiple JSON  ACTIVE  2027-01-15T08:00:01Z  never                 never
+            clv_<public part>  key_<id>  claviger  any           single JSON    ACTIVE  2027-01-15T08:00:00Z  2027-01-15T08:00:01Z  never
             --
             exit 0
 
@@ -214,6 +214,8 @@ on_every_engine! {
             expire_time:                 never
             rotate_time:                 2027-01-15T08:00:01Z
             previous_secret_expire_time: 2027-01-15T09:00:01Z
+            last_used_time:              2027-01-15T08:00:01Z
+            last_used_ip:                192.0.2.7
             delete_time:                 2027-01-15T08:00:01Z
             purge_time:                  2027-02-14T08:00:01Z
             delete_reason:               SUPERSEDED
@@ -346,6 +348,8 @@ on_every_engine! {
             create_time:       2027-01-15T08:00:00Z
             update_time:       2027-01-15T08:00:00Z
             expire_time:       never
+            last_used_time:    2027-01-15T08:00:00Z
+            last_used_ip:      127.0.0.1
             etag:              "1"
             --
             exit 0

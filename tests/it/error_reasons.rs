@@ -136,6 +136,14 @@ async fn wrong_states(service: &Service, provoked: &mut Provoked) {
     provoked.note(ErrorReason::RequestIdSuperseded, create(service, id, key_of("acme", &[])).await);
     service.clock.advance(Duration::from_secs(15 * 60));
     provoked.note(ErrorReason::RequestIdExpired, create(service, id, key_of("acme", &[])).await);
+
+    let at_least = async |min_revision: String| {
+        let request = proto::ValidateRequest { key: expired.key.clone(), min_revision, ..Default::default() };
+        service.admin().validate(request).await
+    };
+    let head = service.app.store().feed_head().await.unwrap();
+    provoked.note(ErrorReason::RevisionAhead, at_least(format!("{}.{}", head.epoch(), head.seq() + 1)).await);
+    provoked.note(ErrorReason::RevisionOfAnotherHistory, at_least(format!("other.{}", head.seq())).await);
 }
 
 /// The database, the process or the network are not as they should be.
@@ -162,16 +170,16 @@ async fn bad_days(service: &Service, provoked: &mut Provoked) {
     provoked.note(ErrorReason::DeadlinePassed, a_call_that_takes_too_long(service).await);
     if service.app.store().engine() == store::Engine::Postgres {
         service
-            .execute(
+            .execute_silently(
                 "CREATE FUNCTION vanish() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM \
                  pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER vanish AFTER \
                  INSERT ON audit_log DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION vanish()",
             )
             .await;
         provoked.note(ErrorReason::CommitOutcomeUnknown, create(service, "", key_of("acme", &[])).await);
-        service.execute("DROP TRIGGER vanish ON audit_log").await;
+        service.execute_silently("DROP TRIGGER vanish ON audit_log").await;
     }
-    service.execute("ALTER TABLE change_log RENAME TO change_log_away").await;
+    service.execute_silently("ALTER TABLE change_log RENAME TO change_log_away").await;
     provoked.note(ErrorReason::InternalFault, create(service, "", key_of("acme", &[])).await);
     service.app.drain().await;
     provoked.note(ErrorReason::Draining, create(service, "", key_of("acme", &[])).await);
@@ -267,6 +275,8 @@ on_every_engine! {
         OverlapRequired: a key that rotates itself needs an overlap of at least 15 minutes, or a lost answer would lock its holder out
         RequestIdReused: this request_id was used before for a request with another meaning; choose a new one
         RequestIdSuperseded: the secret that this request_id made was rotated away since; choose a new request_id
+        RevisionAhead: min_revision is of a later state than the database is in: it was restored, or the revision is of another deployment
+        RevisionOfAnotherHistory: min_revision is of another history of the database, which has a new one since it was restored or changed by hand; ask without it, or with a revision of today
         EtagMismatch: the key was changed since this etag was read; Get it again and decide anew
         DatabaseUnavailable: the database does not answer or takes no changes now; nothing was changed
         RootSecretNotMounted: the root secret `1` is in use but not mounted on this replica

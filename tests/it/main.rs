@@ -18,20 +18,36 @@
 
 #[macro_use]
 mod harness;
+// Shared with the tools of the feature `checker`, which use more of them.
+#[allow(dead_code, reason = "the tools use the rest")]
+#[path = "../checker/mod.rs"]
+mod checker;
+#[allow(dead_code, reason = "the tools use the rest")]
+#[path = "../crash/mod.rs"]
+mod crash;
+#[allow(dead_code, reason = "the tools use the rest")]
+#[path = "../rig/mod.rs"]
+mod rig;
 
 mod administrators;
+mod anomalies;
 mod binary;
 mod binary_bootstrap;
 mod binary_shutdown;
 mod calls;
 mod cases;
+mod checker_run;
 mod cli;
+mod crash_loop;
 mod decisions;
 mod descriptors;
+mod enforcement;
 mod error_reasons;
 mod every_rpc;
 mod layers;
+mod leases;
 mod lists;
+mod memory;
 mod neighbour;
 mod neighbour_health;
 mod operation;
@@ -45,9 +61,11 @@ mod rights;
 mod secrets;
 mod smoke;
 mod store_contract;
+mod store_feed;
 mod telemetry;
 mod tls;
 mod tls_handshakes;
 mod tls_reload;
 mod update_times;
 mod updates;
+mod usage;

@@ -145,7 +145,7 @@ on_every_engine! {
     async fn case_31_ten_thousand_required_scopes_are_refused_in_one_line(service: Service) {
         let made = service.make_for("acme", &[]).await;
         let required_scopes = (0..10_000).map(|number| format!("scope:{number}")).collect();
-        let request = proto::ValidateRequest { key: made.key, caller_ip: String::new(), required_scopes };
+        let request = proto::ValidateRequest { key: made.key, required_scopes, ..Default::default() };
         let status = service.admin().validate(request).await.unwrap_err();
         insta::allow_duplicates! { assert_snapshot!(violations(&status), @"required_scopes: has 10000 scopes; at most 16 are possible"); }
     }

@@ -1,6 +1,11 @@
 //! Health that tells the truth: a database that is gone, and that comes back.
 
-use claviger::grpc::proto::{self, DecisionCode};
+use std::time::Duration;
+
+use claviger::{
+    grpc::proto::{self, DecisionCode},
+    server::FRESHNESS,
+};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -12,9 +17,11 @@ async fn health(service: &Service, name: &str) -> Result<ServingStatus, tonic::S
     Ok(HealthClient::new(service.channel()).check(request).await?.into_inner().status())
 }
 
-async fn until_health_is(service: &Service, wanted: ServingStatus) {
-    eventually("the health service knows", || async { (health(service, "").await.unwrap() == wanted).then_some(()) })
-        .await;
+async fn until_freshness_is(service: &Service, wanted: ServingStatus) {
+    eventually("the health service knows", || async {
+        (health(service, FRESHNESS).await.unwrap() == wanted).then_some(())
+    })
+    .await;
 }
 
 /// A connection to the server of `service`'s database, but not to the database, and the database's name.
@@ -50,18 +57,23 @@ async fn gone_and_back(service: &Service, away: &[String], back: &[String]) {
     let made = service.make_for("acme", &[]).await;
     let unproved = service.make_for("acme", &[]).await;
     assert_eq!(service.decision(&made.key).await, DecisionCode::Valid);
-    until_health_is(service, ServingStatus::Serving).await;
+    until_freshness_is(service, ServingStatus::Serving).await;
     for statement in away {
         server.execute_unprepared(&statement.replace("DATABASE_OF_TEST", &name)).await.unwrap();
     }
+    // Until the lease runs out, what is remembered may be believed.
+    service.clock.pass(Duration::from_secs(2));
     nothing_is_decided(service, &[&made.key, &unproved.key]).await;
-    until_health_is(service, ServingStatus::NotServing).await;
-    assert_eq!(health(service, claviger::grpc::SERVICE).await.unwrap(), ServingStatus::NotServing);
+    until_freshness_is(service, ServingStatus::NotServing).await;
+    // It stays in its place: to take it away would not bring the database back.
+    for name in ["", claviger::grpc::SERVICE] {
+        assert_eq!(health(service, name).await.unwrap(), ServingStatus::Serving);
+    }
     nothing_is_decided(service, &[&made.key]).await;
     for statement in back {
         server.execute_unprepared(&statement.replace("DATABASE_OF_TEST", &name)).await.unwrap();
     }
-    until_health_is(service, ServingStatus::Serving).await;
+    until_freshness_is(service, ServingStatus::Serving).await;
     for made in [&made, &unproved] {
         assert_eq!(service.decision(&made.key).await, DecisionCode::Valid);
     }
@@ -113,7 +125,7 @@ async fn connections_that_were_cut_are_made_anew_without_a_word() {
 
 on_every_engine! {
     async fn health_is_open_and_knows_its_services(service: Service) {
-        for name in ["", claviger::grpc::SERVICE] {
+        for name in ["", claviger::grpc::SERVICE, FRESHNESS] {
             assert_eq!(health(&service, name).await.unwrap(), ServingStatus::Serving);
         }
         assert_eq!(health(&service, "claviger.v1.Other").await.unwrap_err().code(), Code::NotFound);

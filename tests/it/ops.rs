@@ -16,11 +16,16 @@ use crate::harness::{
 
 const ROOT: &str = "5bd61f0b4f1a9c4d0be1ab3c7a5a9c0de0f1a2b3c4d5e6f708192a3b4c5d6e7f\n";
 
+async fn until_ready(address: SocketAddr) {
+    eventually("it is ready", || async { (ops(address, "/readyz").await.status == 200).then_some(()) }).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_serves_is_alive_and_ready() {
     let folder = tempfile::tempdir().unwrap();
     let serving = Program::new(folder.path()).serve();
     let told = |path: &'static str| async { (serving.ops(path).await.status, serving.ops(path).await.text) };
+    until_ready(serving.ops_address).await;
     assert_eq!(told("/livez").await, (200, "alive\n".to_owned()));
     assert_eq!(told("/readyz").await, (200, "ready\n".to_owned()));
     assert!(serving.ops("/metrics").await.text.contains("\nclaviger_ready 1\n"));
@@ -55,7 +60,7 @@ async fn a_service_that_waits_for_its_database_is_alive_and_says_why_it_is_not_r
     starting: the database has not answered yet
     ");
     migrating.execute_unprepared("COMMIT").await.unwrap();
-    eventually("it is ready", || async { (ops(address, "/readyz").await.status == 200).then_some(()) }).await;
+    until_ready(address).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,7 +70,7 @@ async fn a_root_secret_that_is_in_use_and_not_mounted_makes_it_unready() {
     std::fs::create_dir_all(folder.path().join("data/root-secrets")).unwrap();
     write(&folder.path().join("data/root-secrets/0"), ROOT, 0o600);
     let serving = Program::new(folder.path()).set("CLAVIGER_DATABASE_URL", database.url()).serve();
-    assert_eq!(serving.ops("/readyz").await.status, 200);
+    until_ready(serving.ops_address).await;
     // Activated by another replica; this one learns of it in its next round of upkeep.
     let by_hand = database.by_hand().await;
     by_hand

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use claviger::{
-    app::{Revocation, Target},
+    app::{Patience, Revocation, Rights, Target},
     domain::{DeleteReason, Reach, audit_event::Action},
     grpc::proto::{self, DecisionCode},
     store,
@@ -189,9 +189,9 @@ async fn hold_all_changes(service: &Service) -> sea_orm::DatabaseTransaction {
 on_every_engine! {
     async fn a_change_runs_to_its_end_although_its_caller_is_gone(service: Service) {
         let made = key(&service).await;
-        let caller = service.app.authenticate(&service.admin, "127.0.0.1".parse().unwrap()).await.unwrap();
+        let caller = service.app.authenticate(&service.admin, "127.0.0.1".parse().unwrap(), Rights::Read).await.unwrap();
         let target = Target { id: made.id.parse().unwrap(), merchant: None, etag: None };
-        let revocation = Revocation { target, reason: DeleteReason::Unspecified, note: String::new() };
+        let revocation = Revocation { target, reason: DeleteReason::Unspecified, note: String::new(), patience: Patience::default() };
         let held = hold_all_changes(&service).await;
         {
             let mut call = Box::pin(service.app.delete(&caller, revocation));

@@ -6,7 +6,7 @@ use claviger::{domain::scope, grpc::proto};
 use tonic::Status;
 
 use crate::{
-    calls::{self, delete, get, refusal, refused_for, rotate, update},
+    calls::{self, delete, get, refusal, refused_for, rotate, update, without_use},
     harness::{Engine, Service, key_of},
 };
 
@@ -24,8 +24,8 @@ on_every_engine! {
         let made = service.make_for("acme", &[]).await;
         let sibling = service.make_for("acme", &[]).await;
         let own = || service.client(&made.key);
-        assert_eq!(get(own(), "self").await.unwrap(), made.api_key);
-        assert_eq!(get(own(), &made.id).await.unwrap(), made.api_key);
+        assert_eq!(without_use(get(own(), "self").await.unwrap()), made.api_key);
+        assert_eq!(without_use(get(own(), &made.id).await.unwrap()), made.api_key);
         insta::assert_snapshot!(refusal(get(own(), &sibling.id).await), @"PermissionDenied SCOPE_MISSING: the caller's key lacks the scope claviger:keys.read");
         insta::assert_snapshot!(refusal(delete(own(), &sibling.id).await), @"PermissionDenied SCOPE_MISSING: the caller's key lacks the scope claviger:keys.write");
         assert_eq!(refused_for(rotate(own(), &made.id, 900).await), "SCOPE_MISSING");

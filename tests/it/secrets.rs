@@ -52,13 +52,16 @@ async fn refusals(mut client: Client, id: &str, canary: &str) -> Vec<(&'static s
                 api_key.id = id.into();
             }
             let update_mask = Some(FieldMask { paths: paths.into_iter().map(Into::into).collect() });
-            let request = proto::UpdateRequest { api_key: Some(api_key), update_mask };
+            let request = proto::UpdateRequest { api_key: Some(api_key), update_mask, ..Default::default() };
             out.push((field, client.update(request).await.err()));
         }
     }
     let mask = Some(FieldMask { paths: vec![text()] });
     let api_key = Some(proto::ApiKey { id: id.into(), ..Default::default() });
-    out.push(("mask", client.update(proto::UpdateRequest { api_key, update_mask: mask }).await.err()));
+    out.push((
+        "mask",
+        client.update(proto::UpdateRequest { api_key, update_mask: mask, ..Default::default() }).await.err(),
+    ));
     let create = proto::CreateRequest { api_key: Some(key_of("acme", &[])), request_id: text() };
     out.push(("request_id", client.create(create).await.err()));
     let get = |id: &str, merchant_username: String| proto::GetRequest { id: id.into(), merchant_username };

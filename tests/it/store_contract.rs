@@ -62,6 +62,7 @@ fn event(key: &ApiKey, action: Action) -> AuditEvent {
         action,
         key_id: key.id,
         merchant: key.merchant.clone(),
+        version: key.version,
         changes: vec![Change { field: "display_name", from: String::new(), to: key.display_name.clone() }],
         reason: DeleteReason::Unspecified,
         note: String::new(),
@@ -71,7 +72,7 @@ fn event(key: &ApiKey, action: Action) -> AuditEvent {
 async fn insert(store: &Store, key: &ApiKey) -> i64 {
     let tx = store.begin().await.unwrap();
     tx.api_key_insert(key, &credential(key.id.as_bytes()[0])).await.unwrap();
-    tx.number().await.unwrap().commit(event(key, Action::Create), 5).await.unwrap().seq()
+    tx.number().await.unwrap().commit(event(key, Action::Create), 5).await.unwrap().revision.seq()
 }
 
 async fn find(store: &Store, key: &ApiKey) -> Option<ApiKey> {
@@ -172,7 +173,7 @@ on_every_engine! {
                     };
                     match attempt.await {
                         Err(Error::Unavailable(Unavailable::Contended(_) | Unavailable::Database(_))) => {}
-                        outcome => return outcome.unwrap().map(|revision| revision.seq()),
+                        outcome => return outcome.unwrap().map(|committed| committed.revision.seq()),
                     }
                 }
             });

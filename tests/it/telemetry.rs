@@ -86,15 +86,14 @@ async fn a_collector_receives_the_caller_s_trace_continued_down_to_the_database(
         "rpc.system.name": "grpc",
     }
     "#);
-    // The caller's own key and the key in question: each was read, and only the second was hashed for the first time.
+    // The key in question is read and hashed for the first time; the caller's own may be remembered by now.
     let below = |span: &Span| span.parent_span_id == server.span_id;
-    eventually("all below it is there", || async {
-        (collector.spans().iter().filter(|s| below(s)).count() >= 3).then_some(())
-    })
-    .await;
+    collector.span("the hash", |span| below(span) && span.name == "argon2").await;
+    collector.span("the read", |span| below(span) && span.name.starts_with("validation")).await;
     let mut names: Vec<_> = collector.spans().into_iter().filter(below).map(|span| span.name).collect();
     names.sort_unstable();
-    assert_eq!(names, ["argon2", "validation_read_even_deleted", "validation_read_even_deleted"]);
+    names.dedup();
+    assert_eq!(names, ["argon2", "validation_read_even_deleted"]);
     let read = collector.span("the read", |span| below(span) && span.name.starts_with("validation")).await;
     assert_eq!(read.kind(), SpanKind::Client);
     insta::assert_debug_snapshot!(texts(&read.attributes), @r#"

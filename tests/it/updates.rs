@@ -96,11 +96,11 @@ on_every_engine! {
         }
         insta::assert_snapshot!(refused(&service, &made, &[], made.api_key.clone()).await, @"update_mask: is empty; name the fields to change, of display_name, allowed_ips, denied_ips, webhook_format, scopes, labels, disabled, not_before_time, expire_time, ttl, previous_secret_expire_time");
         let api_key = Some(made.api_key.clone());
-        let without_mask = proto::UpdateRequest { api_key, update_mask: None };
+        let without_mask = proto::UpdateRequest { api_key, update_mask: None, ..Default::default() };
         let told = violations(&service.admin().update(without_mask).await.unwrap_err());
         insta::assert_snapshot!(told.replace(THE_FIELDS, "(the fields)"), @"update_mask: is empty; name the fields to change, of (the fields)");
         let update_mask = Some(FieldMask { paths: vec!["labels".into()] });
-        let without_key = proto::UpdateRequest { api_key: None, update_mask };
+        let without_key = proto::UpdateRequest { api_key: None, update_mask, ..Default::default() };
         insta::assert_snapshot!(violations(&service.admin().update(without_key).await.unwrap_err()), @"api_key.id: is empty; name a key, `key_` and 22 characters of 0-9A-Za-z");
         assert_eq!(get(service.admin(), &made.id).await.unwrap(), made.api_key);
     }
@@ -237,7 +237,7 @@ on_every_engine! {
             "state",
         ];
         let update_mask = Some(FieldMask { paths: paths.map(String::from).to_vec() });
-        let request = proto::UpdateRequest { api_key: Some(settings), update_mask };
+        let request = proto::UpdateRequest { api_key: Some(settings), update_mask, ..Default::default() };
         let status: Status = service.admin().update(request).await.unwrap_err();
         insta::assert_snapshot!(violations(&status), @r#"
         api_key.id: `key_1` is no key id; it is `key_` and 22 characters of 0-9A-Za-z

@@ -35,6 +35,10 @@ pub struct DeleteArgs {
     /// Refuse if the key's etag is another: somebody changed the key meanwhile
     #[arg(long, value_name = "ETAG")]
     etag: Option<String>,
+
+    /// Do not wait until no replica decides on the state before any more
+    #[arg(long)]
+    no_wait: bool,
 }
 
 pub(super) async fn run(console: &mut Console, client: &ClientArgs, args: DeleteArgs) -> Result<Exit, Failure> {
@@ -45,6 +49,7 @@ pub(super) async fn run(console: &mut Console, client: &ClientArgs, args: Delete
         etag: args.etag.unwrap_or_default(),
         reason: args.reason.map_or(DeleteReason::Unspecified, DeleteReason::from).into(),
         note: args.note.unwrap_or_default(),
+        no_wait: args.no_wait,
     };
     let client = Client::connect(client, console).await?;
     let answer = client.change(request, async |mut service, request| service.delete(request).await).await?;

@@ -44,6 +44,10 @@ pub struct RotateArgs {
     /// other one is made
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+
+    /// Do not wait until no replica decides on the state before any more
+    #[arg(long)]
+    no_wait: bool,
 }
 
 pub(super) async fn run(console: &mut Console, client: &ClientArgs, args: RotateArgs) -> Result<Exit, Failure> {
@@ -64,6 +68,7 @@ pub(super) async fn run(console: &mut Console, client: &ClientArgs, args: Rotate
         etag: args.etag.unwrap_or_default(),
         overlap,
         request_id: request_id.clone(),
+        no_wait: args.no_wait,
     };
     let answer = request_id::until_known(console, &request_id, async || {
         client.call(request.clone(), async |mut service, request| service.rotate(request).await).await

@@ -47,6 +47,10 @@ pub struct UpdateArgs {
     /// Refuse if the key's etag is another: somebody changed the key meanwhile
     #[arg(long, value_name = "ETAG")]
     etag: Option<String>,
+
+    /// Do not wait until no replica decides on the state before any more
+    #[arg(long)]
+    no_wait: bool,
 }
 
 /// A setting that can be emptied.
@@ -125,5 +129,6 @@ fn request(args: UpdateArgs) -> Result<UpdateRequest, Failure> {
             ..settings
         }),
         update_mask: Some(FieldMask { paths: paths.into_iter().map(str::to_owned).collect() }),
+        no_wait: args.no_wait,
     })
 }

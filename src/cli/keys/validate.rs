@@ -30,6 +30,10 @@ pub struct ValidateArgs {
     #[arg(long, value_name = "SCOPE")]
     scope: Vec<String>,
 
+    /// State of the database that the decision must not be older than: the revision that an earlier answer told
+    #[arg(long, value_name = "REVISION")]
+    min_revision: Option<String>,
+
     #[arg(
         long,
         value_name = "FILE",
@@ -45,6 +49,7 @@ pub(super) async fn run(console: &mut Console, client: &ClientArgs, args: Valida
         key: std::mem::take(&mut *key),
         caller_ip: args.caller_ip.unwrap_or_default(),
         required_scopes: args.scope,
+        min_revision: args.min_revision.unwrap_or_default(),
     };
     let client = Client::connect(client, console).await?;
     let answer = client.ask(request, async |mut service, request| service.validate(request).await).await?;

@@ -32,6 +32,8 @@ impl Answer for proto::ApiKey {
             ("expire_time", Value::Moment(self.expire_time)),
             ("rotate_time", Value::Moment(self.rotate_time)),
             ("previous_secret_expire_time", Value::Moment(self.previous_secret_expire_time)),
+            ("last_used_time", Value::Moment(self.last_used_time)),
+            ("last_used_ip", text(&self.last_used_ip)),
             ("delete_time", Value::Moment(self.delete_time)),
             ("purge_time", Value::Moment(self.purge_time)),
             (

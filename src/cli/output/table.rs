@@ -7,7 +7,8 @@ use prost_types::Timestamp;
 use super::{escaped, rfc3339};
 use crate::grpc::proto::{ApiKey, State, WebhookFormat};
 
-const COLUMNS: [&str; 8] = ["API KEY", "ID", "MERCHANT", "IP ADDRESSES", "WEBHOOK", "STATE", "CREATED", "EXPIRES"];
+const COLUMNS: [&str; 9] =
+    ["API KEY", "ID", "MERCHANT", "IP ADDRESSES", "WEBHOOK", "STATE", "CREATED", "LAST USED", "EXPIRES"];
 
 /// The most characters of the addresses of one key, the count of the rest not included.
 const ADDRESSES_WIDTH: usize = 40;
@@ -51,6 +52,7 @@ fn row(key: &ApiKey) -> [String; COLUMNS.len()] {
             Err(_) => format!("({})", key.state),
         },
         key.create_time.as_ref().map_or_else(String::new, seconds),
+        key.last_used_time.as_ref().map_or_else(|| "never".to_owned(), seconds),
         key.expire_time.as_ref().map_or_else(|| "never".to_owned(), seconds),
     ]
 }
@@ -106,16 +108,16 @@ mod tests {
             },
         ];
         assert_snapshot!(table(&keys), @r"
-        API KEY                     ID                          MERCHANT              IP ADDRESSES                      WEBHOOK        STATE          CREATED               EXPIRES
-        clv_7n42DGM5Tflk9n8mt7Fhc7  key_0000000000000000000001  acme                  203.0.113.7, 198.51.100.0/24      single JSON    ACTIVE         2026-11-23T19:25:00Z  never
-        clv_7n42DGM5Tflk9n8mt7Fhc7  key_0000000000000000000001  globex-international  203.0.113.7, 198.51.100.0/24, +3  multiple JSON  NOT_YET_VALID  2026-11-23T19:25:00Z  2027-01-01T00:00:00Z
-        clv_7n42DGM5Tflk9n8mt7Fhc7  key_0000000000000000000001  a\u{1b}[31m           !10.0.0.1                         (9)            (77)           2026-11-23T19:25:00Z  never
+        API KEY                     ID                          MERCHANT              IP ADDRESSES                      WEBHOOK        STATE          CREATED               LAST USED  EXPIRES
+        clv_7n42DGM5Tflk9n8mt7Fhc7  key_0000000000000000000001  acme                  203.0.113.7, 198.51.100.0/24      single JSON    ACTIVE         2026-11-23T19:25:00Z  never      never
+        clv_7n42DGM5Tflk9n8mt7Fhc7  key_0000000000000000000001  globex-international  203.0.113.7, 198.51.100.0/24, +3  multiple JSON  NOT_YET_VALID  2026-11-23T19:25:00Z  never      2027-01-01T00:00:00Z
+        clv_7n42DGM5Tflk9n8mt7Fhc7  key_0000000000000000000001  a\u{1b}[31m           !10.0.0.1                         (9)            (77)           2026-11-23T19:25:00Z  never      never
         ");
     }
 
     #[test]
     fn no_keys_are_a_table_without_lines() {
-        assert_snapshot!(table(&[]), @"API KEY  ID  MERCHANT  IP ADDRESSES  WEBHOOK  STATE  CREATED  EXPIRES");
+        assert_snapshot!(table(&[]), @"API KEY  ID  MERCHANT  IP ADDRESSES  WEBHOOK  STATE  CREATED  LAST USED  EXPIRES");
     }
 
     #[test]

@@ -81,7 +81,7 @@ async fn every_setting_can_be_changed() {
     )
     .await;
     assert_snapshot!(request.update_mask.unwrap().paths.join(" "), @"display_name allowed_ips denied_ips webhook_format scopes labels not_before_time expire_time previous_secret_expire_time");
-    assert_snapshot!(format!("{:?}", request.api_key.unwrap()), @r#"ApiKey { id: "key_1", merchant_username: "", display_name: "Shop", masked_key: "", allowed_ips: ["10.0.0.1", "10.0.0.2"], denied_ips: ["10.0.0.3"], webhook_format: SingleJson, scopes: ["a"], labels: {"a": "b"}, state: Unspecified, disabled: false, create_time: None, update_time: None, not_before_time: Some(Timestamp { seconds: 1798761600, nanos: 0 }), expire_time: Some(Timestamp { seconds: 1830297600, nanos: 0 }), ttl: None, rotate_time: None, previous_secret_expire_time: Some(Timestamp { seconds: 1796083200, nanos: 0 }), delete_time: None, purge_time: None, delete_reason: Unspecified, etag: "" }"#);
+    assert_snapshot!(format!("{:?}", request.api_key.unwrap()), @r#"ApiKey { id: "key_1", merchant_username: "", display_name: "Shop", masked_key: "", allowed_ips: ["10.0.0.1", "10.0.0.2"], denied_ips: ["10.0.0.3"], webhook_format: SingleJson, scopes: ["a"], labels: {"a": "b"}, state: Unspecified, disabled: false, create_time: None, update_time: None, not_before_time: Some(Timestamp { seconds: 1798761600, nanos: 0 }), expire_time: Some(Timestamp { seconds: 1830297600, nanos: 0 }), ttl: None, rotate_time: None, previous_secret_expire_time: Some(Timestamp { seconds: 1796083200, nanos: 0 }), last_used_time: None, last_used_ip: "", delete_time: None, purge_time: None, delete_reason: Unspecified, etag: "" }"#);
     assert_eq!(update("--ttl 1h").await.update_mask.unwrap().paths, ["ttl"]);
 }
 
@@ -143,8 +143,22 @@ async fn a_deletion_is_shown_and_says_when_it_is_not_yet_enforced() {
         etag: "\"1\"".to_owned(),
         reason: 4,
         note: "bye".to_owned(),
+        no_wait: false,
     };
     assert_eq!(request, expected);
+}
+
+#[tokio::test]
+async fn whoever_does_not_wait_says_so() {
+    let wanted = ["--no-wait"];
+    let (server, address) = FakeServer::start([Answer::Delete(DeleteResponse::default())]).await;
+    let line = [&["keys", "delete", "key_1"][..], &wanted].concat();
+    Session::with(address).run(&line).await;
+    assert!(matches!(server.calls().remove(0).asked, Asked::Delete(DeleteRequest { no_wait: true, .. })));
+    let (server, address) = FakeServer::start([Answer::Update(UpdateResponse::default())]).await;
+    let line = [&["keys", "update", "key_1", "--disable"][..], &wanted].concat();
+    Session::with(address).run(&line).await;
+    assert!(matches!(server.calls().remove(0).asked, Asked::Update(UpdateRequest { no_wait: true, .. })));
 }
 
 #[tokio::test]

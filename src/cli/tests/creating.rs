@@ -133,7 +133,7 @@ async fn no_key_is_made_for_a_field_that_does_not_exist() {
     --- stdout
     --- stderr
     error: this answer has no field `secret`
-      it has: key, id, merchant_username, display_name, masked_key, allowed_ips, denied_ips, webhook_format, scopes, labels, state, disabled, create_time, update_time, not_before_time, expire_time, rotate_time, previous_secret_expire_time, delete_time, purge_time, delete_reason, etag, revision, replayed
+      it has: key, id, merchant_username, display_name, masked_key, allowed_ips, denied_ips, webhook_format, scopes, labels, state, disabled, create_time, update_time, not_before_time, expire_time, rotate_time, previous_secret_expire_time, last_used_time, last_used_ip, delete_time, purge_time, delete_reason, etag, revision, replayed
     ");
     assert!(server.calls().is_empty());
 }
@@ -190,6 +190,8 @@ async fn every_flag_is_sent() {
         ),
         rotate_time: None,
         previous_secret_expire_time: None,
+        last_used_time: None,
+        last_used_ip: "",
         delete_time: None,
         purge_time: None,
         delete_reason: Unspecified,

@@ -249,6 +249,9 @@ fn help_of_update() {
           --etag <ETAG>
               Refuse if the key's etag is another: somebody changed the key meanwhile
 
+          --no-wait
+              Do not wait until no replica decides on the state before any more
+
       -h, --help
               Print help (see a summary with '-h')
 
@@ -284,6 +287,9 @@ fn help_of_rotate() {
           --request-id <ID>
               Repeat an earlier rotate whose answer was lost: within 15 minutes the same key string is
               shown again, and no other one is made
+
+          --no-wait
+              Do not wait until no replica decides on the state before any more
 
       -h, --help
               Print help (see a summary with '-h')
@@ -324,6 +330,9 @@ fn help_of_delete() {
           --etag <ETAG>
               Refuse if the key's etag is another: somebody changed the key meanwhile
 
+          --no-wait
+              Do not wait until no replica decides on the state before any more
+
       -h, --help
               Print help (see a summary with '-h')
 
@@ -347,6 +356,10 @@ fn help_of_validate() {
 
           --scope <SCOPE>
               Scope that the key has to hold; repeatable
+
+          --min-revision <REVISION>
+              State of the database that the decision must not be older than: the revision that an
+              earlier answer told
 
           --test-key-file <FILE>
               Read the key under test from this file, or from CLAVIGER_TEST_KEY, instead of standard

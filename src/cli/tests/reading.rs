@@ -128,9 +128,9 @@ async fn keys_are_a_table() {
     assert_snapshot!(Session::with(address).run(&line).await, @"
     exit 0
     --- stdout
-    API KEY                     ID                          MERCHANT  IP ADDRESSES                  WEBHOOK      STATE   CREATED               EXPIRES
-    clv_7n42DGM5Tflk9n8mt7Fhc7  key_0000000000000000000001  acme      203.0.113.7, 198.51.100.0/24  single JSON  ACTIVE  2026-11-23T19:25:00Z  never
-    clv_7n42DGM5Tflk9n8mt7Fhc7  key_0000000000000000000001  acme      203.0.113.7, 198.51.100.0/24  single JSON  ACTIVE  2026-11-23T19:25:00Z  never
+    API KEY                     ID                          MERCHANT  IP ADDRESSES                  WEBHOOK      STATE   CREATED               LAST USED  EXPIRES
+    clv_7n42DGM5Tflk9n8mt7Fhc7  key_0000000000000000000001  acme      203.0.113.7, 198.51.100.0/24  single JSON  ACTIVE  2026-11-23T19:25:00Z  never      never
+    clv_7n42DGM5Tflk9n8mt7Fhc7  key_0000000000000000000001  acme      203.0.113.7, 198.51.100.0/24  single JSON  ACTIVE  2026-11-23T19:25:00Z  never      never
     --- stderr
     ");
     assert_snapshot!(format!("{:?}", requests(&server)), @r#"[ListRequest { merchant_username: "acme", states: [Active, NotYetValid], page_size: 1000, page_token: "", show_deleted: true }]"#);
@@ -217,7 +217,7 @@ async fn no_keys_are_said_to_be_none() {
     assert_snapshot!(Session::with(address).run(&["keys", "list"]).await, @"
     exit 0
     --- stdout
-    API KEY  ID  MERCHANT  IP ADDRESSES  WEBHOOK  STATE  CREATED  EXPIRES
+    API KEY  ID  MERCHANT  IP ADDRESSES  WEBHOOK  STATE  CREATED  LAST USED  EXPIRES
     --- stderr
     note: there are no such keys
     ");

@@ -100,7 +100,7 @@ pub fn table() -> Vec<Rpc> {
                         ..Default::default()
                     });
                     let update_mask = Some(FieldMask { paths: vec!["display_name".into()] });
-                    client.update(proto::UpdateRequest { api_key, update_mask }).await.map(ok)
+                    client.update(proto::UpdateRequest { api_key, update_mask, ..Default::default() }).await.map(ok)
                 })
             },
         },

@@ -5,7 +5,9 @@ pub mod collector;
 pub mod dump;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod raw;
+pub mod replicas;
 
 use std::{
     io::Write as _,
@@ -18,7 +20,7 @@ use std::{
 };
 
 use claviger::{
-    app::{App, Settings},
+    app::{App, Settings, freshness},
     clock::ManualClock,
     domain::{
         Time,
@@ -176,6 +178,12 @@ pub fn app_settings() -> Settings {
         hashing_threads: 2,
         hashing_queue: 1_024,
         remembered_proofs: 10_000,
+        // No promise depends on how fast the machine is.
+        freshness: freshness::Settings {
+            poll_timeout: Duration::from_secs(20),
+            reread_patience: Duration::from_secs(20),
+            ..freshness::Settings::default()
+        },
     }
 }
 
@@ -190,6 +198,8 @@ impl Service {
         let store = database.open().await;
         store.schema_migrate().await.unwrap();
         store.feed_begin("epoch").await.unwrap();
+        // One replica is all there is, and it forgets by itself what it changes: nobody has to be waited for.
+        database.by_hand().await.execute_unprepared("UPDATE feed_head SET wait_ms = 0").await.unwrap();
         let clock = Arc::new(ManualClock::new(Time::from_micros(BEGINNING)));
         let app = App::start(store, clock.clone(), settings, vec![root('0', 7)]).await.unwrap();
         let admin = std::sync::Mutex::new(String::new());
@@ -254,7 +264,7 @@ impl Service {
 
     /// Asks Validate, as the first administrator.
     pub async fn validate(&self, key: &str, caller_ip: &str) -> Result<proto::ValidateResponse, Status> {
-        let request = proto::ValidateRequest { key: key.into(), caller_ip: caller_ip.into(), required_scopes: vec![] };
+        let request = proto::ValidateRequest { key: key.into(), caller_ip: caller_ip.into(), ..Default::default() };
         Ok(self.admin().validate(request).await?.into_inner())
     }
 
@@ -263,9 +273,38 @@ impl Service {
         self.validate(key, "").await.unwrap().code()
     }
 
-    /// Changes a table by hand, as an operator or an attacker with access to the database would.
-    pub async fn execute(&self, sql: &str) -> u64 {
+    /// Changes a table by hand, as an attacker with access to the database would.
+    pub async fn execute_silently(&self, sql: &str) -> u64 {
         self.database.by_hand().await.execute_unprepared(sql).await.unwrap().rows_affected()
+    }
+
+    /// Changes a table by hand, and tells the replicas as an operator has to.
+    pub async fn execute(&self, sql: &str) -> u64 {
+        let rows = self.execute_silently(sql).await;
+        self.new_epoch().await;
+        rows
+    }
+
+    /// Begins a new history, and waits until it is followed.
+    pub async fn new_epoch(&self) {
+        let epoch = format!("epoch{}", unique());
+        self.app.store().feed_new_epoch(&epoch).await.unwrap();
+        self.app.freshness().poke();
+        process::eventually("the new history is followed", || async {
+            let position = self.app.freshness().position();
+            position.is_some_and(|position| &**position.epoch() == epoch.as_str()).then_some(())
+        })
+        .await;
+    }
+
+    /// Asks for `key` until the answer costs no work: a read that a poll overtakes is not remembered.
+    pub async fn until_warm(&self, key: &str) {
+        process::eventually("it is answered from memory", || async {
+            let before = self.work();
+            self.decision(key).await;
+            (self.work() == before).then_some(())
+        })
+        .await;
     }
 
     /// How much work was done so far: statements of the database, and runs of argon2.

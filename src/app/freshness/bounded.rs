@@ -1,0 +1,115 @@
+//! A map of bounded size. When it is full, an entry that was not asked for lately makes room (the second chance, or
+//! clock, algorithm).
+
+use std::{collections::HashMap, hash::Hash};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Bounded<K, V> {
+    places: HashMap<K, usize>,
+    entries: Vec<Entry<K, V>>,
+    hand: usize,
+    most: usize,
+}
+
+#[derive(Debug)]
+struct Entry<K, V> {
+    key: K,
+    value: V,
+    was_asked_for: bool,
+}
+
+impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
+    /// Holds at most `most` entries, at least one.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { places: HashMap::new(), entries: Vec::new(), hand: 0, most: most.max(1) }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The value of `key`, which is wanted and had better stay.
+    pub(crate) fn find(&mut self, key: &K) -> Option<&mut V> {
+        let entry = &mut self.entries[*self.places.get(key)?];
+        entry.was_asked_for = true;
+        Some(&mut entry.value)
+    }
+
+    /// Puts a value in, in the place of the one before. True if another entry had to go.
+    pub(crate) fn insert(&mut self, key: K, value: V) -> bool {
+        if let Some(place) = self.places.get(&key) {
+            self.entries[*place].value = value;
+            return false;
+        }
+        let evicts = self.entries.len() >= self.most;
+        if evicts {
+            self.evict();
+        }
+        self.places.insert(key, self.entries.len());
+        self.entries.push(Entry { key, value, was_asked_for: false });
+        evicts
+    }
+
+    /// Takes the entry of `key` out.
+    pub(crate) fn remove(&mut self, key: &K) {
+        if let Some(place) = self.places.remove(key) {
+            self.entries.swap_remove(place);
+            if let Some(moved) = self.entries.get(place) {
+                self.places.insert(moved.key, place);
+            }
+        }
+    }
+
+    /// Forgets everything, and gives the room back.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::new(self.most);
+    }
+
+    fn evict(&mut self) {
+        // Ends: whoever was asked for is so no more once the hand has passed.
+        loop {
+            self.hand = if self.hand < self.entries.len() { self.hand } else { 0 };
+            let Some(entry) = self.entries.get_mut(self.hand) else { return };
+            if entry.was_asked_for {
+                entry.was_asked_for = false;
+                self.hand += 1;
+            } else {
+                let key = entry.key;
+                self.remove(&key);
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_stays_and_the_bound_holds() {
+        let mut map = Bounded::new(4);
+        assert!((0..4).all(|key| !map.insert(key, key * 10)));
+        for key in 4..100 {
+            assert_eq!(map.find(&2), Some(&mut 20), "{key}");
+            assert!(map.insert(key, key * 10));
+            assert_eq!(map.len(), 4);
+            assert_eq!(map.find(&key), Some(&mut (key * 10)));
+        }
+        map.remove(&2);
+        assert!(map.find(&2).is_none() && map.len() == 3);
+        assert!(!map.insert(99, 1), "in the place of the one before");
+        assert_eq!(map.find(&99), Some(&mut 1));
+        map.clear();
+        assert!(map.find(&99).is_none() && map.len() == 0);
+    }
+
+    #[test]
+    fn there_is_always_room_for_one() {
+        let mut map = Bounded::new(0);
+        assert!(!map.insert(1, ()) && map.find(&1).is_some() && map.insert(2, ()));
+        assert_eq!((map.len(), map.find(&1).is_some()), (1, false));
+    }
+}

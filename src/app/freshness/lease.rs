@@ -1,0 +1,67 @@
+//! The lease: until when, and up to which change, memory may be believed.
+
+use std::time::Duration;
+
+use super::sync::{Arc, PoisonError, RwLock};
+use crate::{
+    clock::Uptime,
+    seeded::{self, Bug},
+    store::Revision,
+};
+
+/// What was granted last. Whoever reads it gets one consistent whole.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Grant {
+    until: Uptime,
+    position: Option<Arc<Revision>>,
+}
+
+impl Grant {
+    /// Whether memory may be believed at `now`.
+    pub(crate) fn is_fresh(&self, now: Uptime) -> bool {
+        seeded::bug(Bug::LeaseNotRead) || self.position.is_some() && now < self.until
+    }
+
+    /// Every change up to this one is out of memory. None: no history is followed.
+    pub(crate) fn position(&self) -> Option<&Arc<Revision>> {
+        self.position.as_ref()
+    }
+
+    /// Until when memory may be believed.
+    pub(crate) fn until(&self) -> Uptime {
+        self.until
+    }
+}
+
+/// Written by the poller alone, read by every call.
+#[derive(Debug, Default)]
+pub(crate) struct Lease(RwLock<Grant>);
+
+impl Lease {
+    /// What is granted now.
+    pub(crate) fn grant(&self) -> Grant {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Follows the feed to `position`, without being the wiser about what comes after it.
+    pub(crate) fn advance(&self, position: Revision) {
+        self.write(|grant| grant.position = Some(Arc::new(position)));
+    }
+
+    /// Extends the lease: the poll that `began` then brought everything up to `position`, and there
+    /// was nothing after it.
+    pub(crate) fn extend(&self, position: Revision, began: Uptime, length: Duration) {
+        self.write(|grant| {
+            *grant = Grant { until: began.after(length), position: Some(Arc::new(position)) };
+        });
+    }
+
+    /// Ends the lease: nothing may be believed until a history is followed again.
+    pub(crate) fn end(&self) {
+        self.write(|grant| *grant = Grant::default());
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Grant)) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}

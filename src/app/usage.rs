@@ -1,0 +1,91 @@
+//! When keys were last used: gathered in memory, written down now and then, never in the way of a call.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::App;
+use crate::{
+    domain::{KeyId, Result, Time, ip_rules::CallerIp},
+    store::LastUse,
+};
+
+/// Locks that the uses are divided among.
+const PARTS: usize = 16;
+/// Keys at most whose use is gathered before it is written; beyond it, those that are new are not noted.
+const MOST: usize = 1_000_000 / PARTS;
+
+/// What was used and is not written yet.
+#[derive(Default)]
+pub(super) struct Usage {
+    parts: [Mutex<HashMap<KeyId, LastUse>>; PARTS],
+}
+
+impl Usage {
+    /// Notes that `key` opened the door.
+    pub(super) fn note(&self, key: KeyId, time: Time, ip: Option<CallerIp>) {
+        // Ids are random: their bytes are as good as a hash of them.
+        let mut part = lock(&self.parts[usize::from(key.as_bytes()[0]) % PARTS]);
+        if part.len() < MOST || part.contains_key(&key) {
+            note_in(&mut part, key, LastUse { time, ip });
+        }
+    }
+
+    fn find(&self, key: KeyId) -> Option<LastUse> {
+        lock(&self.parts[usize::from(key.as_bytes()[0]) % PARTS]).get(&key).copied()
+    }
+
+    fn take(&self) -> Vec<(KeyId, LastUse)> {
+        self.parts.iter().flat_map(|part| std::mem::take(&mut *lock(part))).collect()
+    }
+
+    fn put_back(&self, uses: Vec<(KeyId, LastUse)>) {
+        for (key, last) in uses {
+            note_in(&mut lock(&self.parts[usize::from(key.as_bytes()[0]) % PARTS]), key, last);
+        }
+    }
+}
+
+fn note_in(part: &mut HashMap<KeyId, LastUse>, key: KeyId, last: LastUse) {
+    let noted = part.entry(key).or_insert(last);
+    if noted.time <= last.time {
+        *noted = last;
+    }
+}
+
+fn lock(part: &Mutex<HashMap<KeyId, LastUse>>) -> MutexGuard<'_, HashMap<KeyId, LastUse>> {
+    part.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl App {
+    /// Writes down when keys were last used. To be called once a minute, and when no further call comes in.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`; then nothing is lost, and the next time tries again.
+    pub async fn flush_usage(&self) -> Result<()> {
+        let uses = self.usage.take();
+        if uses.is_empty() {
+            return Ok(());
+        }
+        let saved = self.store.usage_save(&uses).await;
+        if saved.is_err() {
+            self.usage.put_back(uses);
+        }
+        saved
+    }
+
+    /// When these keys were last used, as far as it is known here: other replicas write what they know once a minute.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn last_uses(&self, keys: &[KeyId]) -> Result<HashMap<KeyId, LastUse>> {
+        let mut uses = self.store.usage_find(keys).await?;
+        for key in keys {
+            if let Some(last) = self.usage.find(*key) {
+                note_in(&mut uses, *key, last);
+            }
+        }
+        Ok(uses)
+    }
+}

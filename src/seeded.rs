@@ -1,0 +1,123 @@
+//! Named weak points: where the checker plants a bug, and where it widens a race.
+//!
+//! The checker (`tests/`, feature `checker`) has to be shown to find what it looks for, so a build of it can have one of
+//! the bugs in [`Bug`] on purpose, and yields and delays at the places that [`race`] names, with or without a bug. The
+//! feature is never a default one; without it every function here is empty and costs nothing, and `main.rs` refuses to
+//! be compiled for release with it.
+
+/// A bug that can be planted. Each takes away one step of the argument in [`crate::app::freshness`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Bug {
+    /// The lease runs from the end of the poll, and not from its start.
+    LeaseFromPollEnd = 1,
+    /// Validate does not look at the lease.
+    LeaseNotRead,
+    /// Validate reads the entry first, and then the lease.
+    EntryBeforeLease,
+    /// A poll that did not bring all changes extends the lease.
+    LeaseExtendedWithBacklog,
+    /// A read goes into memory although its key was dropped meanwhile.
+    FillWithoutGeneration,
+    /// When everything is dropped, reads that are under way are not.
+    GenerationsKept,
+    /// A remembered proof is found by the credential's id, whatever the secret.
+    MemoryByIdAlone,
+    /// Changes are numbered outside of their transaction, and the poll takes gaps for granted.
+    AutoIncrementPoll,
+    /// That a credential does not exist is remembered over a Create.
+    AbsenceKept,
+    /// A change answers `enforced` at once.
+    EnforcementNotWaited,
+    /// A poll does not ask whether the node is the writer.
+    RoleNotCheckedInPoll,
+    /// A read does not ask whether the node is the writer.
+    RoleNotCheckedInFill,
+    /// A call joins a read that began before it.
+    LateJoin,
+}
+
+impl Bug {
+    /// All there are.
+    pub const ALL: [Self; 13] = [
+        Self::LeaseFromPollEnd,
+        Self::LeaseNotRead,
+        Self::EntryBeforeLease,
+        Self::LeaseExtendedWithBacklog,
+        Self::FillWithoutGeneration,
+        Self::GenerationsKept,
+        Self::MemoryByIdAlone,
+        Self::AutoIncrementPoll,
+        Self::AbsenceKept,
+        Self::EnforcementNotWaited,
+        Self::RoleNotCheckedInPoll,
+        Self::RoleNotCheckedInFill,
+        Self::LateJoin,
+    ];
+
+    /// The name on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LeaseFromPollEnd => "lease-from-poll-end",
+            Self::LeaseNotRead => "lease-not-read",
+            Self::EntryBeforeLease => "entry-before-lease",
+            Self::LeaseExtendedWithBacklog => "lease-extended-with-backlog",
+            Self::FillWithoutGeneration => "fill-without-generation",
+            Self::GenerationsKept => "generations-kept",
+            Self::MemoryByIdAlone => "memory-by-id-alone",
+            Self::AutoIncrementPoll => "auto-increment-poll",
+            Self::AbsenceKept => "absence-kept",
+            Self::EnforcementNotWaited => "enforcement-not-waited",
+            Self::RoleNotCheckedInPoll => "role-not-checked-in-poll",
+            Self::RoleNotCheckedInFill => "role-not-checked-in-fill",
+            Self::LateJoin => "late-join",
+        }
+    }
+
+    /// The bug of this name, if there is one.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|bug| bug.name() == name)
+    }
+}
+
+#[cfg(not(feature = "checker"))]
+mod absent {
+    use rand::rngs::SysRng;
+
+    use super::Bug;
+
+    /// Whether this bug is planted: never.
+    #[inline]
+    pub const fn bug(_bug: Bug) -> bool {
+        false
+    }
+
+    /// Widens the race of this name: not at all.
+    #[inline]
+    pub async fn race(_name: &'static str) {}
+
+    /// What key strings are made from: the operating system's generator.
+    #[inline]
+    pub const fn minting_random() -> SysRng {
+        SysRng
+    }
+
+    /// A change holds its number and has not committed: nothing happens.
+    #[inline]
+    pub const fn numbered() {}
+
+    /// The most rows of the feed that one poll reads.
+    pub const POLLED_ROWS: u64 = 1_000;
+}
+
+#[cfg(not(feature = "checker"))]
+pub use absent::{POLLED_ROWS, bug, minting_random, numbered, race};
+
+#[cfg(feature = "checker")]
+mod planted;
+
+#[cfg(feature = "checker")]
+pub use planted::{
+    POLLED_ROWS, PredictableRandom, bug, delay_races, from_environment, minting_random, numbered, plant, predict_keys,
+    race,
+};
