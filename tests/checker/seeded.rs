@@ -26,6 +26,8 @@ pub struct Hunt {
     pub took: Duration,
     /// None: nothing was.
     pub caught: Option<Violation>,
+    /// What was done meanwhile.
+    pub tally: String,
 }
 
 /// Lets the storm loose on replicas with this bug, or none, until something is caught, or for as long as it may take.
@@ -47,7 +49,7 @@ pub async fn hunt(plan: &Plan, bug: Option<Bug>) -> Outcome<Hunt> {
     while all.join_next().await.is_some() {}
     match world.trouble() {
         Some(trouble) => Err(trouble),
-        None => Ok(Hunt { bug, took, caught }),
+        None => Ok(Hunt { bug, took, caught, tally: world.tally.to_string() }),
     }
 }
 
@@ -57,7 +59,7 @@ impl fmt::Display for Hunt {
         let seconds = self.took.as_secs_f64();
         match &self.caught {
             Some(violation) => write!(f, "{name:<30} caught after {seconds:>5.1} s by {:?}", violation.rule),
-            None => write!(f, "{name:<30} nothing found in {seconds:.0} s"),
+            None => write!(f, "{name:<30} nothing found in {seconds:.0} s\n{}", self.tally),
         }
     }
 }
