@@ -10,11 +10,12 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 use super::{
+    asking::How,
     fleet::Member,
     history::{Change, Secret},
     keys::{Group, Key},
     tally::Operation,
-    world::{How, World, new_key},
+    world::{World, new_key},
 };
 use crate::rig::{Client, Dice, pace};
 

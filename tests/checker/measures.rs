@@ -6,13 +6,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
 use super::{
+    asking::How,
     history::{Change, Flaw},
     judge::Answer,
     keys::Group,
     lives,
     process::{Usage, usage},
     validators::{self, About},
-    world::{How, World},
+    world::World,
 };
 use crate::rig::{Dice, pace};
 

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
 use super::{
+    asking::How,
     fleet::Build,
     history::{Change, Flaw, Outcome as Answered},
     judge::{Answer, Rule},
@@ -15,7 +16,7 @@ use super::{
     storm::{self, Storm},
     tally::Violation,
     validators::{self, About},
-    world::{How, World},
+    world::World,
 };
 use crate::rig::{Dice, Outcome, pace};
 

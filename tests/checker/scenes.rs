@@ -7,13 +7,14 @@ use sea_orm::{ConnectionTrait, DatabaseConnection};
 use tokio::task::JoinSet;
 
 use super::{
+    asking::How,
     history::Change,
     judge::Rule,
     keys::{Group, Key},
     lives,
     process::is_frozen,
     tally::{Fault, Violation},
-    world::{How, World},
+    world::World,
 };
 use crate::rig::{Dice, Outcome, doing, pace};
 

@@ -8,10 +8,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{
-    keys::Group,
-    world::{How, World},
-};
+use super::{asking::How, keys::Group, world::World};
 use crate::rig::Dice;
 
 /// How many ask each replica at once.
