@@ -29,9 +29,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(60);
 /// For so long such scenes are played, and for so long they are not.
 const STRETCH: Duration = Duration::from_secs(20);
 /// How many such scenes are played at once.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 4;
 /// How often each replica is asked about each of them.
-const ASKED_TOGETHER: usize = 5;
+const ASKED_TOGETHER: usize = 12;
 
 /// Plays both scenes again and again until the run is over.
 pub fn spawn(into: &mut JoinSet<()>, world: &Arc<World>, dice: &mut Dice) {
@@ -46,7 +46,7 @@ pub fn spawn(into: &mut JoinSet<()>, world: &Arc<World>, dice: &mut Dice) {
         // One does not wait for the other: its deletions may take long.
         let mut playing = JoinSet::new();
         let begun = one.clock.now();
-        while one.pause(own.between(Duration::from_millis(800), Duration::from_millis(2_000))).await {
+        while one.pause(own.between(Duration::from_millis(2_200), Duration::from_millis(3_400))).await {
             while playing.try_join_next().is_some() {}
             // In every second stretch of time the history keeps its name, so that what is only true of one can be seen.
             let stretch = one.clock.now().since(begun).as_secs() / STRETCH.as_secs();
@@ -114,7 +114,7 @@ async fn new_epoch(world: &Arc<World>, dice: &mut Dice) {
     let renaming = Renaming::begin(world).await;
     for key in &keys {
         let (world, key, mut dice) = (Arc::clone(world), Arc::clone(key), dice.fork());
-        going_on.spawn(async move { lives::delete(&world, &key, &mut dice).await });
+        going_on.spawn(async move { delete_waiting(&world, &key, &mut dice).await });
     }
     if let Ok(renaming) = renaming {
         // Until the deletions wait for their numbers.
@@ -145,6 +145,17 @@ async fn new_epoch(world: &Arc<World>, dice: &mut Dice) {
     world.pause(Duration::from_millis(1_500)).await;
     for key in &keys {
         world.keys.remove(Group::Ended, key);
+    }
+}
+
+/// Deletes a key, waiting for enforcement, so that nobody asks about it before; then every replica is asked at once.
+async fn delete_waiting(world: &World, key: &Key, dice: &mut Dice) {
+    while !world.is_over() {
+        let member = world.any_for_changes(dice);
+        if lives::ask_of(world, member, key, Change::Delete, false).await.is_some_and(|acted| acted.enforced) {
+            return world.ask_all(key, &How::Plainly, 2, dice).await;
+        }
+        pace::pause(Duration::from_millis(20)).await;
     }
 }
 
