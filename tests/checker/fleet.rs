@@ -48,6 +48,8 @@ pub struct Member {
     clients: watch::Sender<Option<Clients>>,
     /// Held by whoever kills or freezes it.
     pub running: tokio::sync::Mutex<Option<Replica>>,
+    /// Held by whoever makes trouble on its wire that lasts.
+    pub wire: tokio::sync::Mutex<()>,
     /// How many troubles that last it has now.
     pub troubles: AtomicU32,
     pid: AtomicU32,
@@ -98,6 +100,7 @@ impl Member {
             admin: deployment.admin().to_owned(),
             clients: watch::channel(None).0,
             running: tokio::sync::Mutex::new(None),
+            wire: tokio::sync::Mutex::new(()),
             troubles: AtomicU32::new(0),
             pid: AtomicU32::new(0),
             starts: AtomicU64::new(0),

@@ -64,7 +64,8 @@ async fn frozen_writer(world: &Arc<World>, dice: &mut Dice) -> Outcome<()> {
     let frozen = dice.index(world.fleet.len());
     let other = (frozen + 1) % world.fleet.len();
     let (frozen, other) = (&world.fleet[frozen], &world.fleet[other]);
-    // Nobody else kills or freezes these two meanwhile, and the database stays.
+    // The other one has no trouble of its own: nobody else kills or freezes these two meanwhile, and the database stays.
+    let _wire = other.wire.lock().await;
     let (running, _others, _database) =
         (frozen.running.lock().await, other.running.lock().await, world.cluster.read().await);
     let Some(replica) = running.as_ref() else { return Ok(()) };
@@ -81,7 +82,7 @@ async fn frozen_writer(world: &Arc<World>, dice: &mut Dice) -> Outcome<()> {
         world.tally.befell(Fault::WriterFrozen);
         let begun = world.clock.now();
         let mut answered = lives::ask_of(world, other, &doomed, Change::Delete, false).await;
-        // Its own wire may be in trouble: what is not answered is asked again.
+        // What is not answered is asked again; it may have been done all the same.
         while answered.is_none() && world.clock.now().since(begun) < DELETE_WITHIN && !world.is_over() {
             pace::pause(Duration::from_millis(50)).await;
             answered = lives::ask_of(world, other, &doomed, Change::Delete, false).await;

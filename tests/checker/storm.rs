@@ -30,6 +30,7 @@ pub fn spawn(into: &mut JoinSet<()>, world: &Arc<World>, storm: Storm, dice: &mu
         into.spawn(async move {
             while one.pause(own.between(millis(400), millis(3_200))).await {
                 let member = &one.fleet[number];
+                let _wire = member.wire.lock().await;
                 member.troubles.fetch_add(1, Ordering::Relaxed);
                 trouble(&one, member, &mut own).await;
                 member.troubles.fetch_sub(1, Ordering::Relaxed);
