@@ -66,25 +66,7 @@ impl Store {
     /// `Unavailable`, also if the node is not the one that takes changes; `Fault`.
     pub async fn validation_read_even_deleted(&self, id: CredentialId) -> Result<Validation> {
         let statement = validation_statement(self.engine(), id);
-        let row = self
-            .bounded("validation_read_even_deleted", async {
-                // A connection that broke in the pool, or leads to a node that takes no changes any more, is found out by
-                // whoever gets it; the next one is another.
-                let mut left = failure::BROKEN_CONNECTIONS;
-                loop {
-                    match self.reader.query_one(&statement).await {
-                        Err(error) if left > 0 && failure::is_of_a_broken_connection(&error) => left -= 1,
-                        Ok(Some(row)) if left > 0 && !is_from_the_writer(&row)? => left -= 1,
-                        outcome => break outcome,
-                    }
-                }
-            })
-            .await?
-            .ok_or_else(|| Error::fault("feed_head has no row"))?;
-        if !is_from_the_writer(&row).map_err(failure::of)? {
-            let cause = "the node that answered is not the one that takes changes";
-            return Err(Error::Unavailable(Unavailable::Database(cause.into())));
-        }
+        let row = self.row_of_the_writer("validation_read_even_deleted", &statement).await?;
         let read = || -> Result<_, DbErr> {
             let head = feed_head::Model::from_query_result(&row, "f_")?;
             let credential = credential::Model::from_query_result_optional(&row, "c_")?;
@@ -101,10 +83,37 @@ impl Store {
     /// One key; a deleted one, too.
     ///
     /// # Errors
-    /// `Unavailable` or `Fault`.
+    /// `Unavailable`, also if the node is not the one that takes changes; `Fault`.
     pub async fn api_key_find_even_deleted(&self, reach: &Reach, id: KeyId) -> Result<Option<ApiKey>> {
-        let row = self.bounded("api_key_find_even_deleted", by_id(reach, id).one(&self.reader)).await?;
-        row.map(key_from_row).transpose()
+        let statement = key_statement(self.engine(), reach, id);
+        let row = self.row_of_the_writer("api_key_find_even_deleted", &statement).await?;
+        let key = api_key::Model::from_query_result_optional(&row, "k_").map_err(failure::of)?;
+        key.map(key_from_row).transpose()
+    }
+
+    /// The one row of a `statement` that asks for the role, too, from the node that takes changes: another one may not
+    /// know what there is.
+    async fn row_of_the_writer(&self, name: &'static str, statement: &SelectStatement) -> Result<QueryResult> {
+        let row = self
+            .bounded(name, async {
+                // A connection that broke in the pool, or leads to a node that takes no changes any more, is found out by
+                // whoever gets it; the next one is another.
+                let mut left = failure::BROKEN_CONNECTIONS;
+                loop {
+                    match self.reader.query_one(statement).await {
+                        Err(error) if left > 0 && failure::is_of_a_broken_connection(&error) => left -= 1,
+                        Ok(Some(row)) if left > 0 && !is_from_the_writer(&row)? => left -= 1,
+                        outcome => break outcome,
+                    }
+                }
+            })
+            .await?
+            .ok_or_else(|| Error::fault("feed_head has no row"))?;
+        if is_from_the_writer(&row).map_err(failure::of)? {
+            return Ok(row);
+        }
+        let cause = "the node that answered is not the one that takes changes";
+        Err(Error::Unavailable(Unavailable::Database(cause.into())))
     }
 
     /// Puts a renewed hash in the place of `old`. No change of the key: no number, no audit entry, no new etag. Does
@@ -265,15 +274,36 @@ fn validation_statement(engine: Engine, id: CredentialId) -> SelectStatement {
             Expr::col((api_key::Entity, api_key::Column::Id)).equals((credential::Entity, credential::Column::KeyId)),
         )
         .and_where(feed_head::Column::Id.eq(super::feed::HEAD));
+    add_role(&mut select, engine);
+    add_columns::<feed_head::Entity>(&mut select, "f_");
+    add_columns::<credential::Entity>(&mut select, "c_");
+    add_columns::<api_key::Entity>(&mut select, "k_");
+    select
+}
+
+/// `feed_head LEFT JOIN api_key`: always one row, whether or not there is such a key within `reach`.
+fn key_statement(engine: Engine, reach: &Reach, id: KeyId) -> SelectStatement {
+    let mut wanted = Condition::all().add(api_key::Column::Id.eq(id.as_bytes().to_vec()));
+    if let Some(merchant) = reach.merchant() {
+        wanted = wanted.add(api_key::Column::MerchantUsername.eq(merchant.as_str()));
+    }
+    let mut select = Query::select();
+    select
+        .from(feed_head::Entity)
+        .join(JoinType::LeftJoin, api_key::Entity, wanted)
+        .and_where(feed_head::Column::Id.eq(super::feed::HEAD));
+    add_role(&mut select, engine);
+    add_columns::<api_key::Entity>(&mut select, "k_");
+    select
+}
+
+/// Asks whether the node takes changes.
+fn add_role(select: &mut SelectStatement, engine: Engine) {
     let is_writer = match engine {
         Engine::Sqlite => "1",
         Engine::Postgres => IS_POSTGRES_WRITER,
     };
     select.expr_as(Expr::cust(is_writer).cast_as("BIGINT"), "is_writer");
-    add_columns::<feed_head::Entity>(&mut select, "f_");
-    add_columns::<credential::Entity>(&mut select, "c_");
-    add_columns::<api_key::Entity>(&mut select, "k_");
-    select
 }
 
 fn add_columns<E: EntityTrait>(select: &mut SelectStatement, prefix: &str) {

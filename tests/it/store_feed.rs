@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use claviger::{
     domain::{
-        DeleteReason, KeyId, Time,
+        DeleteReason, KeyId, Reach, Time,
         audit_event::{Action, Actor, AuditEvent},
     },
     store::{LastUse, Polled, Store},
@@ -185,4 +185,7 @@ async fn a_node_that_takes_no_changes_is_no_answer() {
     let late = test.database.open().await;
     let read = late.validation_read_even_deleted(claviger::domain::CredentialId::from_bytes([1; 16])).await;
     assert!(matches!(read, Err(claviger::domain::Error::Unavailable(_))));
+    // What it does not know may be there all the same: Get and Rotate must not be told that there is no such key.
+    let key = late.api_key_find_even_deleted(&Reach::everything(), KeyId::from_bytes([1; 16])).await;
+    assert!(matches!(key, Err(claviger::domain::Error::Unavailable(_))));
 }
