@@ -26,7 +26,7 @@ const DELAYED_ONE_IN: u64 = 8;
 /// One race in so many is delayed for longer than enforcement waits, or nobody could come late to what is under way.
 const LONG_ONE_IN: u64 = 512;
 /// How long that is.
-const LONG_DELAY: Duration = Duration::from_millis(1_300);
+const LONG_DELAY: Duration = Duration::from_millis(1_600);
 
 static PLANTED: AtomicU8 = AtomicU8::new(0);
 static DELAYING: AtomicBool = AtomicBool::new(true);

@@ -127,9 +127,6 @@ impl World {
 
     /// Notes an answer that decides nothing, to a call that began at `start`. One that the documentation does not have for
     /// these calls is a violation.
-    ///
-    /// What a change reads before its transaction may come from a standby that lags: only of Validate is it promised that
-    /// it does not. So a replica that was led astray may not find a key.
     pub fn undecided(&self, member: &Member, key: &str, call: &str, start: Moment, status: &Status) {
         // What the connection says, and not the service, carries no reason.
         let reason = status.get_details_error_info().map(|details| details.reason);
@@ -148,8 +145,7 @@ impl World {
             // Of an epoch that is no longer.
             Code::FailedPrecondition,
         ];
-        let may_lag = call != "Validate" && status.code() == Code::NotFound && member.proxy.was_astray_since(start);
-        if reason.is_some() && !expected.contains(&status.code()) && !may_lag {
+        if reason.is_some() && !expected.contains(&status.code()) {
             let story = format!("replica {} on {key}: {call} answers {status:?}", member.number);
             self.tally.found(Violation { rule: Rule::UnexpectedAnswer, when: self.clock.now(), story });
         }

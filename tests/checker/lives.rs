@@ -146,7 +146,7 @@ async fn change(world: &World, key: &Key, dice: &mut Dice) {
 }
 
 /// Deletes the key: asks until the answer says that it is enforced.
-async fn delete(world: &World, key: &Key, dice: &mut Dice) {
+pub async fn delete(world: &World, key: &Key, dice: &mut Dice) {
     while !world.is_over() {
         if let Some(acted) = act(world, key, Change::Delete, dice).await {
             look_back(world, key, &acted, dice).await;

@@ -42,8 +42,6 @@ pub struct Proxy {
     weather: Arc<Weather>,
     clock: Clock,
     silent_since: Mutex<Option<Moment>>,
-    /// When connections were led to the primary again.
-    led_back: Mutex<Option<Moment>>,
 }
 
 struct Weather {
@@ -99,7 +97,7 @@ impl Proxy {
         let weather = Weather { now: watch::channel(now).0, reads: AtomicU64::new(0), connections: AtomicU64::new(0) };
         let weather = Arc::new(weather);
         tokio::spawn(listen(listener, Arc::clone(&weather)));
-        Ok(Self { port: own, weather, clock, silent_since: Mutex::new(None), led_back: Mutex::new(None) })
+        Ok(Self { port: own, weather, clock, silent_since: Mutex::new(None) })
     }
 
     /// The port that the replica connects to.
@@ -159,13 +157,6 @@ impl Proxy {
             now.astray = None;
             now.resets += 1;
         });
-        *self.led_back.lock().expect("nobody panics here") = Some(self.clock.now());
-    }
-
-    /// Whether the replica may have spoken to another node than the primary since `moment`.
-    pub fn was_astray_since(&self, moment: Moment) -> bool {
-        let led_back = *self.led_back.lock().expect("nobody panics here");
-        self.weather.now.borrow().astray.is_some() || led_back.is_some_and(|back| back >= moment)
     }
 
     /// There is another primary.

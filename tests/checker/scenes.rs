@@ -1,8 +1,9 @@
-//! Trouble that chance would seldom arrange, arranged: a writer that freezes with a number in its hand, and a new epoch
-//! in the middle of deletions of keys that nobody remembers yet.
+//! Trouble that chance would seldom arrange, arranged: a writer that freezes with a number in its hand, and a change by
+//! hand with a new epoch, while the keys in question are being read.
 
 use std::{sync::Arc, time::Duration};
 
+use claviger::domain::KeyId;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use tokio::task::JoinSet;
 
@@ -10,7 +11,7 @@ use super::{
     asking::How,
     history::Change,
     judge::Rule,
-    keys::{Group, Key},
+    keys::Key,
     lives,
     process::is_frozen,
     tally::{Fault, Violation},
@@ -22,16 +23,16 @@ use crate::rig::{Dice, Outcome, doing, pace};
 const DELETE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a replica is given to freeze; it may be cut off from the database, and then it does not get that far.
 const FREEZES_WITHIN: Duration = Duration::from_secs(2);
-/// How many keys end together with an epoch.
-const ENDING_TOGETHER: usize = 4;
-/// For how long they wait for their numbers at most.
-const LONGEST_WAIT: Duration = Duration::from_millis(60);
-/// For so long such scenes are played, and for so long they are not.
-const STRETCH: Duration = Duration::from_secs(20);
-/// How many such scenes are played at once.
-const AT_ONCE: usize = 4;
-/// How often each replica is asked about each of them.
+/// How many keys are disabled by hand together.
+const DISABLED_TOGETHER: usize = 8;
+/// How often one is asked about each of them at once.
 const ASKED_TOGETHER: usize = 12;
+/// When a change by hand is taken for enforced: the wait that the database holds, and some.
+const ENFORCED_AFTER: Duration = Duration::from_millis(1_200);
+/// For so long such scenes are played, and for so long they are not.
+const STRETCH: Duration = Duration::from_secs(12);
+/// How long the operator waits for the first answers before the commit.
+const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
 /// Plays both scenes again and again until the run is over.
 pub fn spawn(into: &mut JoinSet<()>, world: &Arc<World>, dice: &mut Dice) {
@@ -43,19 +44,34 @@ pub fn spawn(into: &mut JoinSet<()>, world: &Arc<World>, dice: &mut Dice) {
     });
     let (one, mut own) = (Arc::clone(world), dice.fork());
     into.spawn(async move {
-        // One does not wait for the other: its deletions may take long.
-        let mut playing = JoinSet::new();
+        // Where there is trouble, it may take long until a key is made or deleted; nothing here waits for one of them.
+        let (mut making, mut ending) = (JoinSet::new(), JoinSet::new());
         let begun = one.clock.now();
-        while one.pause(own.between(Duration::from_millis(2_200), Duration::from_millis(3_400))).await {
-            while playing.try_join_next().is_some() {}
+        while one.pause(own.between(Duration::from_millis(300), Duration::from_millis(900))).await {
             // In every second stretch of time the history keeps its name, so that what is only true of one can be seen.
             let stretch = one.clock.now().since(begun).as_secs() / STRETCH.as_secs();
-            if playing.len() < AT_ONCE && stretch.is_multiple_of(2) {
-                let (world, mut dice) = (Arc::clone(&one), own.fork());
-                playing.spawn(async move { new_epoch(&world, &mut dice).await });
+            if stretch.is_multiple_of(2) {
+                // One after the other: what is dropped for the next one would cover up what the last one left.
+                while making.len() < 3 * DISABLED_TOGETHER {
+                    let (world, mut dice) = (Arc::clone(&one), own.fork());
+                    making.spawn(async move { lives::create(&world, &mut dice).await });
+                }
+                let mut keys = Vec::new();
+                while keys.len() < DISABLED_TOGETHER
+                    && let Some(made) = making.join_next().await
+                {
+                    keys.extend(made.ok().flatten());
+                }
+                new_epoch(&one, &keys, &mut own).await;
+                for key in keys {
+                    let (world, mut dice) = (Arc::clone(&one), own.fork());
+                    ending.spawn(async move { lives::delete(&world, &key, &mut dice).await });
+                }
             }
+            while ending.try_join_next().is_some() {}
         }
-        playing.join_all().await;
+        making.join_all().await;
+        ending.join_all().await;
     });
 }
 
@@ -101,93 +117,60 @@ async fn frozen_writer(world: &Arc<World>, dice: &mut Dice) -> Outcome<()> {
     Ok(())
 }
 
-/// Keys that no replica remembers are asked about, deleted, and the history gets another name, in this order and within
-/// some milliseconds: what was read before the deletions comes to memory after everything was dropped.
-async fn new_epoch(world: &Arc<World>, dice: &mut Dice) {
-    let mut creating = JoinSet::new();
-    for _ in 0..ENDING_TOGETHER {
-        let (world, mut dice) = (Arc::clone(world), dice.fork());
-        creating.spawn(async move { lives::create(&world, &mut dice).await });
-    }
-    let keys: Vec<Arc<Key>> = creating.join_all().await.into_iter().flatten().collect();
-    let mut going_on = JoinSet::new();
-    // It fails while the database is restarted or promoted; then the keys end without a new epoch.
-    let renaming = Renaming::begin(world).await;
-    for key in &keys {
-        let (world, key, mut dice) = (Arc::clone(world), Arc::clone(key), dice.fork());
-        going_on.spawn(async move { delete_waiting(&world, &key, &mut dice).await });
-    }
-    if let Ok(renaming) = renaming {
-        // Until the deletions wait for their numbers.
-        pace::pause(world.commits_take().min(LONGEST_WAIT)).await;
-        let mut asking = JoinSet::new();
-        for key in &keys {
-            for member in (0..world.fleet.len()).cycle().take(world.fleet.len() * ASKED_TOGETHER) {
-                let (world, key, mut dice) = (Arc::clone(world), Arc::clone(key), dice.fork());
-                asking.spawn(async move {
-                    world.ask(&world.fleet[member], &key, How::Plainly, &mut dice).await;
-                });
-            }
+/// Keys that a replica does not remember are asked about; in that moment an operator disables them by hand and gives the
+/// history another name, so that everything is dropped while it is being read. As `claviger feed new-epoch` does, the
+/// operator takes it for enforced when the wait has passed.
+async fn new_epoch(world: &Arc<World>, keys: &[Arc<Key>], dice: &mut Dice) {
+    let number = dice.index(world.fleet.len());
+    let asked = &world.fleet[number];
+    // It has no trouble of its own meanwhile: whoever loses its lease reads anew, and that covers up what it kept.
+    let (_wire, _running) = (asked.wire.lock().await, asked.running.lock().await);
+    // It fails while the database is restarted or promoted; then the keys only end.
+    let Ok(operator) = begin_by_hand(world, keys, dice).await else { return };
+    let mut asking = JoinSet::new();
+    for key in keys {
+        for _ in 0..ASKED_TOGETHER {
+            let (world, key, mut dice) = (Arc::clone(world), Arc::clone(key), dice.fork());
+            asking.spawn(async move {
+                world.ask(&world.fleet[number], &key, How::Plainly, &mut dice).await;
+            });
         }
-        // Until some are answered: then most have read, and some of them have not kept what they read.
-        let left = asking.len() * 3 / 4;
-        let some = async { while asking.len() > left && asking.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(LONGEST_WAIT, some).await;
-        world.renames();
-        if renaming.finish(dice).await.is_ok() {
-            world.tally.befell(Fault::NewEpoch);
+    }
+    // Until some are answered: then most have read, and some of those have not kept what they read.
+    let left = asking.len() * 3 / 4;
+    let some = async { while asking.len() > left && asking.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LONGEST_WAIT, some).await;
+    world.renames();
+    let acts: Vec<usize> = keys.iter().map(|key| key.begin(Change::Disable, world.clock.now())).collect();
+    if execute(&operator, "COMMIT").await.is_ok() {
+        world.tally.befell(Fault::NewEpoch);
+        let enforced = world.clock.now().after(ENFORCED_AFTER);
+        for (key, act) in keys.iter().zip(acts) {
+            key.end(act, enforced, true, "");
         }
-        asking.join_all().await;
+        world.pause(ENFORCED_AFTER).await;
+        for key in keys {
+            world.ask(asked, key, How::Plainly, dice).await;
+        }
     }
-    going_on.join_all().await;
-    for key in &keys {
-        world.keys.add(Group::Ended, key);
-    }
-    world.pause(Duration::from_millis(1_500)).await;
-    for key in &keys {
-        world.keys.remove(Group::Ended, key);
-    }
+    asking.join_all().await;
 }
 
-/// Deletes a key, waiting for enforcement, so that nobody asks about it before; then every replica is asked at once.
-async fn delete_waiting(world: &World, key: &Key, dice: &mut Dice) {
-    while !world.is_over() {
-        let member = world.any_for_changes(dice);
-        if lives::ask_of(world, member, key, Change::Delete, false).await.is_some_and(|acted| acted.enforced) {
-            return world.ask_all(key, &How::Plainly, 2, dice).await;
-        }
-        pace::pause(Duration::from_millis(20)).await;
+/// Disables the keys and renames the history, in a transaction of an operator's own that is not committed yet.
+async fn begin_by_hand(world: &World, keys: &[Arc<Key>], dice: &mut Dice) -> Outcome<DatabaseConnection> {
+    let cluster = world.cluster.try_read().map_err(doing("reaching the database"))?;
+    let operator = cluster.connect(&world.database).await?;
+    let mut ids = Vec::new();
+    for key in keys {
+        let id: KeyId = key.id.parse()?;
+        let digits = id.as_bytes().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        ids.push(format!("'\\x{digits}'"));
     }
-}
-
-/// A new name for the history, which waits behind those who wait for a number.
-struct Renaming {
-    /// Holds the head of the feed.
-    holder: DatabaseConnection,
-    renamer: DatabaseConnection,
-}
-
-impl Renaming {
-    /// Takes the head of the feed, so that all who want a number wait.
-    async fn begin(world: &World) -> Outcome<Self> {
-        let cluster = world.cluster.try_read().map_err(doing("reaching the database"))?;
-        let (holder, renamer) = (cluster.connect(&world.database).await?, cluster.connect(&world.database).await?);
-        execute(&holder, "BEGIN; SET LOCAL lock_timeout = '2s'").await?;
-        execute(&holder, "SELECT seq FROM feed_head FOR UPDATE").await?;
-        Ok(Self { holder, renamer })
-    }
-
-    /// Lets those who wait go on, and renames the history after them, as `claviger feed new-epoch` does.
-    async fn finish(self, dice: &mut Dice) -> Outcome<()> {
-        let rename = format!("UPDATE feed_head SET epoch = '{:022}'", dice.bits());
-        let go_on = async {
-            // Once the renamer stands in line.
-            pace::pause(Duration::from_millis(2)).await;
-            execute(&self.holder, "COMMIT").await
-        };
-        let (renamed, went_on) = tokio::join!(execute(&self.renamer, &rename), go_on);
-        renamed.and(went_on)
-    }
+    execute(&operator, "BEGIN; SET LOCAL lock_timeout = '2s'").await?;
+    let disable = format!("UPDATE api_key SET disabled = true, version = version + 1 WHERE id IN ({})", ids.join(", "));
+    execute(&operator, &disable).await?;
+    execute(&operator, &format!("UPDATE feed_head SET epoch = '{:022}'", dice.bits())).await?;
+    Ok(operator)
 }
 
 async fn execute(database: &DatabaseConnection, statement: &str) -> Outcome<()> {

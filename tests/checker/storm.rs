@@ -79,7 +79,7 @@ pub fn spawn(into: &mut JoinSet<()>, world: &Arc<World>, storm: Storm, dice: &mu
 /// Trouble on one wire that lasts for a while.
 async fn trouble(world: &World, member: &Member, dice: &mut Dice) {
     let (proxy, tally) = (&member.proxy, &world.tally);
-    match dice.below(4) {
+    match dice.below(6) {
         0 => {
             tally.befell(Fault::Late);
             proxy.make_late(dice.between(millis(10), millis(160)));
@@ -88,7 +88,7 @@ async fn trouble(world: &World, member: &Member, dice: &mut Dice) {
         }
         1 => silence(world, member, dice).await,
         // Late just before it is silent: what was read long ago arrives last.
-        2 => {
+        2 | 3 => {
             tally.befell(Fault::Late);
             proxy.make_late(dice.between(millis(150), millis(290)));
             world.pause(dice.between(millis(500), millis(900))).await;

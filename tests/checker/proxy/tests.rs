@@ -115,13 +115,10 @@ async fn a_half_open_connection_takes_everything_and_says_nothing() {
 #[tokio::test]
 async fn connections_are_led_astray_and_back_and_to_a_new_primary() {
     let (proxy, other, third) = (proxy().await, echo("two ").await, echo("three ").await);
-    let moment = proxy.clock.now();
     proxy.lead_astray(other, false);
     assert_eq!(said(&mut connect(&proxy).await, "a").await.as_deref(), Some("two a"));
-    assert!(proxy.was_astray_since(moment));
     proxy.lead_back();
     assert_eq!(said(&mut connect(&proxy).await, "b").await.as_deref(), Some("one b"));
-    assert!(proxy.was_astray_since(moment) && !proxy.was_astray_since(proxy.clock.now()));
     proxy.lead_astray(other, true);
     let (one, two) = (said(&mut connect(&proxy).await, "c").await, said(&mut connect(&proxy).await, "d").await);
     let mut both = [one.unwrap(), two.unwrap()];
