@@ -94,7 +94,15 @@ impl HashingPool {
     }
 }
 
+/// How much the threads step back for others, as `nice` counts: what is warm is to be answered as before while very many
+/// keys are proved for the first time.
+const NICENESS: i32 = 10;
+
 fn work(hasher: &Hasher, receiver: &Mutex<mpsc::Receiver<Job>>) {
+    // On Linux this is of the thread alone. Without it hashing is only less polite.
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
+        tracing::debug!(%error, "hashing threads run with the priority of all others");
+    }
     let mut memory = Memory::default();
     loop {
         let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
@@ -134,6 +142,35 @@ mod tests {
         go_on.wait();
         running.await.unwrap().unwrap();
         assert_eq!(waiting.await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_run() {
+        let pool = Arc::new(HashingPool::start(1, 4).unwrap());
+        let (began, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+        let held = tokio::spawn({
+            let (pool, began, go_on) = (Arc::clone(&pool), Arc::clone(&began), Arc::clone(&go_on));
+            async move {
+                pool.run(move |_, _| {
+                    began.wait();
+                    go_on.wait();
+                })
+                .await
+            }
+        });
+        tokio::task::spawn_blocking(move || began.wait()).await.unwrap();
+        let ran = Arc::new(AtomicU64::new(0));
+        let job = || {
+            let ran = Arc::clone(&ran);
+            move |_: &Hasher, _: &mut Memory| ran.fetch_add(1, Ordering::Relaxed)
+        };
+        let mut late = Box::pin(pool.run(job()));
+        assert!(futures_util::poll!(&mut late).is_pending());
+        // Its deadline has passed.
+        drop(late);
+        go_on.wait();
+        held.await.unwrap().unwrap();
+        assert_eq!(pool.run(job()).await.unwrap(), 0, "it is the first that runs");
     }
 
     #[tokio::test]

@@ -45,7 +45,7 @@ pub use request_ids::SHOWN_AGAIN_FOR;
 pub use rotate::{LEAST_OWN_OVERLAP, MAX_OVERLAP, Rotation};
 pub use start::StartError;
 pub use update::Patch;
-pub use validate::{Question, Rights, Verdict};
+pub use validate::{Known, Question, Rights, Verdict};
 
 use self::{
     alarms::Alarms,

@@ -2,10 +2,11 @@
 
 use std::{
     collections::HashMap,
+    hash::BuildHasher,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::App;
+use super::{App, freshness::Scatter};
 use crate::{
     domain::{KeyId, Result, Time, ip_rules::CallerIp},
     store::LastUse,
@@ -16,10 +17,12 @@ const PARTS: usize = 16;
 /// Keys at most whose use is gathered before it is written; beyond it, those that are new are not noted.
 const MOST: usize = 1_000_000 / PARTS;
 
+type Uses = HashMap<KeyId, LastUse, Scatter>;
+
 /// What was used and is not written yet.
 #[derive(Default)]
 pub(super) struct Usage {
-    parts: [Mutex<HashMap<KeyId, LastUse>>; PARTS],
+    parts: [Mutex<Uses>; PARTS],
 }
 
 impl Usage {
@@ -47,14 +50,14 @@ impl Usage {
     }
 }
 
-fn note_in(part: &mut HashMap<KeyId, LastUse>, key: KeyId, last: LastUse) {
+fn note_in<S: BuildHasher>(part: &mut HashMap<KeyId, LastUse, S>, key: KeyId, last: LastUse) {
     let noted = part.entry(key).or_insert(last);
     if noted.time <= last.time {
         *noted = last;
     }
 }
 
-fn lock(part: &Mutex<HashMap<KeyId, LastUse>>) -> MutexGuard<'_, HashMap<KeyId, LastUse>> {
+fn lock(part: &Mutex<Uses>) -> MutexGuard<'_, Uses> {
     part.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -9,8 +9,9 @@ use crate::{
         decision::{Decision, Finding, Refusal, decide},
         error::{Denial, Precondition, Unavailable},
         ip_rules::CallerIp,
-        key_string::{Proof, Tagged},
+        key_string::{Digest, Proof, Tagged},
         pass::Pass,
+        root_secret::{Found as FoundRoot, RootId},
         scope,
     },
     seeded,
@@ -54,6 +55,19 @@ enum Proved {
     /// What the database says is good was seen revoked before.
     Revoked(KeyId, Finding, Revision),
     Key(Arc<Pass>, CredentialId, Revision),
+}
+
+/// A key string that bears our tag, without its secret.
+pub struct Known {
+    credential: CredentialId,
+    digest: Digest,
+    root: RootId,
+}
+
+impl Known {
+    fn of(tagged: &Tagged<'_>) -> Self {
+        Self { credential: tagged.credential_id(), digest: tagged.digest(), root: tagged.root() }
+    }
 }
 
 /// What a proof may rest on.
@@ -100,13 +114,38 @@ impl App {
     /// [`Denial::PeerNotAllowed`], [`Error::CredentialsInvalid`] for any other refusal, and `Unavailable` or
     /// [`Error::Overloaded`] if nothing can be decided.
     pub async fn authenticate(self: &Arc<Self>, key: &str, peer: CallerIp, rights: Rights) -> Result<Caller> {
-        let undecided = |error: Error| match error {
-            Error::Unavailable(_) | Error::Overloaded { .. } => error,
-            other => Error::Unavailable(Unavailable::CallerUndecided(other.into())),
-        };
         let reach = Reach::everything();
         let wanted = Wanted { reach: &reach, rights, min_revision: None };
-        match self.prove(key, wanted).await.map_err(undecided)? {
+        let proved = self.prove(key, wanted).await.map_err(undecided)?;
+        self.let_in(proved, peer)
+    }
+
+    /// Judges a caller once more whose `key` was tagged by us, as [`App::authenticate`] does on remembered rights. That the
+    /// tag is ours needs no second look, and all else is looked at anew.
+    ///
+    /// # Errors
+    /// Those of [`App::authenticate`].
+    pub async fn authenticate_again(self: &Arc<Self>, key: &str, known: &Known, peer: CallerIp) -> Result<Caller> {
+        let reach = Reach::everything();
+        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: None };
+        let is_accepted = matches!(self.ring().find(known.root), FoundRoot::Mounted(_));
+        let begun = self.freshness.polls_begun();
+        if is_accepted && let Recalled::Answer(proved) = self.recall(known, &wanted, begun).await {
+            return self.let_in(proved, peer);
+        }
+        self.authenticate(key, peer, Rights::Remembered).await
+    }
+
+    /// What stays true of a key string for as long as its root secret is accepted; none if it is no key string of ours.
+    pub fn know(&self, text: &str) -> Option<Known> {
+        match self.settings.key_format.parse(text).ok()?.prove(&self.ring()) {
+            Proof::Ours(tagged) => Some(Known::of(&tagged)),
+            Proof::Forged | Proof::RootNotMounted(_) => None,
+        }
+    }
+
+    fn let_in(self: &Arc<Self>, proved: Proved, peer: CallerIp) -> Result<Caller> {
+        match proved {
             Proved::Malformed | Proved::NotFound(_) | Proved::Revoked(..) => Err(Error::CredentialsInvalid),
             Proved::Key(key, shown, _) => {
                 let admitted = self.admit(&key, shown, peer).map_err(|error| match error {
@@ -153,7 +192,7 @@ impl App {
         let begun = self.freshness.polls_begun();
         let mut is_fresh = true;
         if wanted.rights == Rights::Remembered {
-            is_fresh = match self.recall(&shown, &wanted, begun).await {
+            is_fresh = match self.recall(&Known::of(&shown), &wanted, begun).await {
                 Recalled::Answer(proved) => return Ok(proved),
                 Recalled::Unknown { is_fresh } => is_fresh,
             };
@@ -165,9 +204,9 @@ impl App {
     }
 
     /// What memory says (steps 4 and 9 of the argument).
-    async fn recall(&self, shown: &Tagged<'_>, wanted: &Wanted<'_>, begun: u64) -> Recalled {
-        let (digest, shown) = (shown.digest(), shown.credential_id());
-        let recalled = self.freshness.recall(&*self.clock, shown, &digest).await;
+    async fn recall(&self, known: &Known, wanted: &Wanted<'_>, begun: u64) -> Recalled {
+        let shown = known.credential;
+        let recalled = self.freshness.recall(&*self.clock, shown, &known.digest).await;
         let Some(position) = recalled.position else { return Recalled::Unknown { is_fresh: false } };
         let reaches = |revision: &Revision| {
             wanted.min_revision.is_none_or(|least| least.epoch() == revision.epoch() && least.seq() <= revision.seq())
@@ -242,6 +281,14 @@ impl App {
             self.freshness.memory().keep(generation, found);
         }
         Ok(Proved::Key(pass, credential.id, revision))
+    }
+}
+
+/// What an error means for a caller whose key could not be judged.
+fn undecided(error: Error) -> Error {
+    match error {
+        Error::Unavailable(_) | Error::Overloaded { .. } => error,
+        other => Error::Unavailable(Unavailable::CallerUndecided(other.into())),
     }
 }
 

@@ -218,6 +218,11 @@ impl Tagged<'_> {
         self.unproved.credential_id
     }
 
+    /// The root secret its tag was made under.
+    pub fn root(&self) -> RootId {
+        self.unproved.root
+    }
+
     /// By which it is remembered.
     pub fn digest(&self) -> Digest {
         self.digest

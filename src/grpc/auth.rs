@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::status;
 use crate::{
-    app::{App, Rights},
+    app::{App, Known, Rights},
     domain::{Caller, Error, KeyId, Result, ip_rules::CallerIp},
 };
 
@@ -37,7 +37,19 @@ const VALIDATE_STREAM: &str = "/claviger.v1.ApiKeyService/ValidateStream";
 /// What a caller showed and from where, for a stream, which judges it again for each item.
 pub(super) struct CallerKey {
     pub(super) token: Zeroizing<String>,
+    /// None if it is no key string of ours.
+    pub(super) known: Option<Known>,
     pub(super) peer: CallerIp,
+}
+
+impl CallerKey {
+    /// Judges the caller once more.
+    pub(super) async fn authenticate(&self, app: &Arc<App>) -> Result<Caller> {
+        match &self.known {
+            Some(known) => app.authenticate_again(&self.token, known, self.peer).await,
+            None => app.authenticate(&self.token, self.peer, Rights::Remembered).await,
+        }
+    }
 }
 
 /// Leaves the caller's name on an answer that is a failure, for its line in the log.
@@ -84,7 +96,8 @@ where
                 Ok((token, peer)) => {
                     let judged = app.authenticate(&token, peer, rights).await;
                     if is_stream {
-                        request.extensions_mut().insert(Arc::new(CallerKey { token, peer }));
+                        let known = app.know(&token);
+                        request.extensions_mut().insert(Arc::new(CallerKey { token, known, peer }));
                     }
                     judged
                 }

@@ -30,7 +30,7 @@ use super::{
     status,
 };
 use crate::{
-    app::{App, Rights},
+    app::App,
     domain::{Caller, Error, error::Unavailable},
     seeded::{self, Batch, Bug},
 };
@@ -155,7 +155,7 @@ impl Answers {
             let outcome = async {
                 let caller = match at_start {
                     Some(caller) => caller,
-                    None => app.authenticate(&key.token, key.peer, Rights::Remembered).await?,
+                    None => key.authenticate(&app).await?,
                 };
                 decide(&app, &caller, item.request.unwrap_or_default()).await
             };

@@ -22,7 +22,7 @@ use tonic_types::{ErrorDetails, RpcStatusExt};
 
 use crate::{
     calls::{delete, update},
-    harness::{Client, Engine, Made, Service, app_settings, key_of, reason},
+    harness::{Client, Engine, Made, Service, app_settings, key_of, reason, root},
 };
 
 /// Both ends of a stream.
@@ -222,6 +222,31 @@ async fn case_31_a_client_that_sends_and_does_not_read_is_slowed_and_loses_nothi
         assert_eq!(Said::of(answer), Said::Decided(DecisionCode::Valid));
     }
     assert!(seen.into_iter().all(|seen| seen));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_27_a_flood_of_forged_strings_costs_no_work() {
+    const ITEMS: usize = 50_000;
+    let service = Service::start(Engine::Sqlite).await.unwrap();
+    let made = service.make_for("acme", &[]).await;
+    service.until_warm(&made.key).await;
+    // Everything about them is right but the tag.
+    let (format, other) = (service.app.key_format().clone(), root('0', 9));
+    let forged: Vec<String> =
+        (0..500).map(|_| format.mint(&other, &mut rand::rngs::SysRng).unwrap().reveal().to_owned()).collect();
+    let before = service.work();
+    let questions = stream::iter(0..ITEMS).map(move |number| {
+        let key = forged[number % forged.len()].clone();
+        proto::ValidateStreamRequest { sequence: 1, request: Some(about(&key)) }
+    });
+    let answers = service.admin().validate_stream(questions).await.unwrap().into_inner();
+    let refused = answers.filter(|answer| {
+        let said = answer.clone().map(Said::of);
+        std::future::ready(matches!(said, Ok(Said::Decided(DecisionCode::Malformed))))
+    });
+    assert_eq!(refused.count().await, ITEMS);
+    assert_eq!(service.decision(&made.key).await, DecisionCode::Valid);
+    assert_eq!(service.work(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,7 +89,10 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-pub(super) use self::memory::{Found, Stored};
+pub(super) use self::{
+    memory::{Found, Stored},
+    scatter::Scatter,
+};
 pub use self::{
     poller::{Poller, keep_fresh},
     report::State,
