@@ -3,8 +3,12 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 /// Messages that carry a key string: no `Debug` is derived for them, so that none can be printed by accident.
-const SECRET_MESSAGES: [&str; 3] =
-    [".claviger.v1.CreateResponse", ".claviger.v1.RotateResponse", ".claviger.v1.ValidateRequest"];
+const SECRET_MESSAGES: [&str; 4] = [
+    ".claviger.v1.CreateResponse",
+    ".claviger.v1.RotateResponse",
+    ".claviger.v1.ValidateRequest",
+    ".claviger.v1.ValidateStreamRequest",
+];
 
 #[expect(clippy::disallowed_methods, reason = "this is how Cargo tells a build script where to write")]
 fn main() -> Result<(), Box<dyn Error>> {
@@ -27,6 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .btree_map(".")
         .skip_debug(SECRET_MESSAGES)
+        .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }
