@@ -45,7 +45,8 @@ pub enum Code {
     Malformed,
     NotFound,
     OtherRefusal,
-    Overloaded,
+    /// Too many hashes wait; it said when to come back.
+    Overloaded(Duration),
     Failed,
     /// It had to wait, where memory should have had the answer.
     NotAtOnce,
@@ -103,10 +104,12 @@ impl InProcess {
         (self.app.store().statements(), self.app.hasher().runs())
     }
 
-    /// Ends it, and its memory.
-    pub async fn stop(self) {
+    /// Ends its work, and gives its connections back.
+    pub async fn stop(&self) {
         self.poller.abort();
-        drop(self.poller.await);
+        while !self.poller.is_finished() {
+            tokio::task::yield_now().await;
+        }
         self.app.drain().await;
         self.app.store().close().await.unwrap();
     }
@@ -145,7 +148,7 @@ fn code(verdict: &Result<Verdict>) -> Code {
             Refusal::NotFound => Code::NotFound,
             Refusal::Proved(..) => Code::OtherRefusal,
         },
-        Err(Error::Overloaded { .. }) => Code::Overloaded,
+        Err(Error::Overloaded { retry_after }) => Code::Overloaded(*retry_after),
         Err(_) => Code::Failed,
     }
 }
