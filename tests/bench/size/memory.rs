@@ -1,0 +1,109 @@
+//! What a key that is held costs in memory.
+//!
+//! The process is this one, so the first thousand keys are validated before anything is counted: what is there once, such
+//! as connections and threads, is there then. Key strings are made when they are asked for. When keys were last used is
+//! written down as often as a busy server does, for it is held only until then. Resident memory is the system's word
+//! (`VmRSS`), with what the allocator keeps for itself.
+
+use std::{
+    fs,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use tokio::task::JoinSet;
+
+use super::Sizes;
+use crate::{
+    asking::{Ask, Code, InProcess, Wrong, pause, settings},
+    harness::TestDatabase,
+    population::Mint,
+};
+
+const IN_FLIGHT: usize = 64;
+/// Keys validated before memory is looked at first.
+const BEGUN: u64 = 1_000;
+/// Keys after which their uses are written down.
+const FLUSHED: u64 = 100_000;
+
+/// Bytes for each key held.
+pub struct Held {
+    middling: (u64, f64),
+    large: (u64, f64),
+}
+
+/// Has all keys of the database held, and gives the service that holds them.
+pub async fn measure(database: &TestDatabase, sizes: Sizes, wrong: &mut Wrong) -> (Held, Arc<InProcess>) {
+    // Memory is divided, and no part of it is exactly full.
+    let room = usize::try_from(sizes.large).unwrap() * 5 / 4;
+    let service = Arc::new(InProcess::start(database, settings(room)).await);
+    let began = Instant::now();
+    let begun = BEGUN.min(sizes.middling / 2);
+    validate(&service, 0..begun, wrong).await;
+    let before = resident();
+    let each = |keys: u64| (resident() - before) / (keys - begun) as f64;
+    validate(&service, begun..sizes.middling, wrong).await;
+    let middling = (sizes.middling, each(sizes.middling));
+    validate(&service, sizes.middling..sizes.large, wrong).await;
+    let large = (sizes.large, each(sizes.large));
+    let held = service.app.freshness().keys_held();
+    println!("holding {held} keys took {:.0} s; {:.0} MB resident", began.elapsed().as_secs_f64(), resident() / 1e6);
+    // The callers are two more.
+    if (held as u64) < sizes.large {
+        wrong.add(format!("held {held} keys of {}", sizes.large), 1);
+    }
+    (Held { middling, large }, service)
+}
+
+impl Held {
+    pub fn tell(&self) {
+        let (keys, bytes) = self.middling;
+        println!("bytes_per_key_{keys}: {bytes:.0}");
+        println!("bytes_per_key: {:.0}", self.large.1);
+    }
+}
+
+/// Validates each key of these once.
+pub async fn validate(service: &Arc<InProcess>, numbers: Range<u64>, wrong: &mut Wrong) {
+    let next = Arc::new(AtomicU64::new(numbers.start));
+    let mut callers = JoinSet::new();
+    for _ in 0..IN_FLIGHT {
+        let (service, next, end) = (Arc::clone(service), Arc::clone(&next), numbers.end);
+        callers.spawn(async move {
+            let (ask, mint, mut others) = (Ask::new(), Mint::new(), Vec::new());
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= end {
+                    return others;
+                }
+                let text = mint.text(number);
+                let mut answer = ask.decide(&service, &text).await;
+                while let Code::Overloaded(retry_after) = answer {
+                    pause(retry_after).await;
+                    answer = ask.decide(&service, &text).await;
+                }
+                if answer != Code::Valid {
+                    others.push(answer);
+                }
+                if number % FLUSHED == FLUSHED - 1 {
+                    service.app.flush_usage().await.unwrap();
+                }
+            }
+        });
+    }
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap().into_iter().for_each(|answer| wrong.note("a key that is to be held", answer, Code::Valid));
+    }
+    service.app.flush_usage().await.unwrap();
+}
+
+/// Resident memory of this process, in bytes.
+fn resident() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1_024.0
+}
