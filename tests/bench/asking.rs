@@ -163,8 +163,9 @@ pub fn expect(answer: Code, right: Code) {
 pub struct Wrong(Vec<(String, u64)>);
 
 impl Wrong {
-    pub fn note(&mut self, what: &str, answer: Code, right: Code) {
-        if answer != right {
+    /// Notes those that are not the one that is right.
+    pub fn note_all(&mut self, what: &str, answers: impl IntoIterator<Item = Code>, right: Code) {
+        for answer in answers.into_iter().filter(|answer| *answer != right) {
             self.add(format!("{what}: {answer:?} in place of {right:?}"), 1);
         }
     }

@@ -100,8 +100,7 @@ fn main() {
 
 /// Key strings that open nothing: forged, mistyped, and of numbers that were never made.
 fn refused(mint: &Mint, keys: u64) -> (Vec<String>, Vec<String>, Vec<String>) {
-    let forger = Mint::forger();
-    let forged = (0..REFUSED).map(|number| forger.text(number)).collect();
+    let forged = (0..REFUSED).map(|number| Mint::forger().text(number)).collect();
     let mistyped = (0..REFUSED).map(|number| mistype(&mint.text(number))).collect();
     let absent = (keys..keys + REFUSED).map(|number| mint.text(number)).collect();
     (forged, mistyped, absent)
@@ -159,9 +158,7 @@ fn time(kind: &Kind, calls: usize, seed: u64, wrong: &mut Wrong) -> f64 {
         }
         took = began.elapsed().as_secs_f64();
     });
-    for answer in others {
-        wrong.note(kind.name, answer, kind.right);
-    }
+    wrong.note_all(kind.name, others, kind.right);
     took * 1e9 / calls as f64
 }
 
@@ -176,9 +173,7 @@ fn count(kind: &Kind, calls: usize, wrong: &mut Wrong) -> Cost {
         }
     });
     let after = kind.service.work();
-    for answer in answers {
-        wrong.note(kind.name, answer, kind.right);
-    }
+    wrong.note_all(kind.name, answers, kind.right);
     let each = |count: u64| count as f64 / calls as f64;
     Cost {
         nanoseconds: Vec::new(),

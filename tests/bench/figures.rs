@@ -17,5 +17,5 @@ pub fn percentile(times: &[Duration], share: usize) -> f64 {
 
 /// The values of all rounds, for the table.
 pub fn all(values: &[f64], digits: usize) -> String {
-    values.iter().map(|value| format!("{value:>10.digits$}")).collect()
+    values.iter().map(|value| format!("{value:>10.digits$}")).collect::<Vec<_>>().concat()
 }

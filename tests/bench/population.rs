@@ -212,8 +212,8 @@ impl Writer {
         // As `domain::root_secret` derives it, which keeps it to itself. Were it derived otherwise, no key would be valid.
         let mut pepper = [0; 32];
         Hkdf::<Sha256>::new(None, &ROOT.1).expand(b"claviger.v1 pepper", &mut pepper).unwrap();
-        let (hasher, memory) = (Hasher::default(), Memory::default());
-        Self { engine, shape, hashes, mint: Mint::new(), pepper, hasher, memory }
+        let (mint, memory) = (Mint::new(), Memory::default());
+        Self { engine, shape, hashes, mint, pepper, hasher: Hasher::default(), memory }
     }
 
     fn statements(&mut self, numbers: Range<u64>) -> String {

@@ -42,11 +42,11 @@ pub async fn measure(database: &TestDatabase, sizes: Sizes, wrong: &mut Wrong) -
     let room = usize::try_from(sizes.large).unwrap() * 5 / 4;
     let service = Arc::new(InProcess::start(database, settings(room)).await);
     let began = Instant::now();
-    let begun = BEGUN.min(sizes.middling / 2);
-    validate(&service, 0..begun, wrong).await;
+    let first = BEGUN.min(sizes.middling / 2);
+    validate(&service, 0..first, wrong).await;
     let before = resident();
-    let each = |keys: u64| (resident() - before) / (keys - begun) as f64;
-    validate(&service, begun..sizes.middling, wrong).await;
+    let each = |keys: u64| (resident() - before) / (keys - first) as f64;
+    validate(&service, first..sizes.middling, wrong).await;
     let middling = (sizes.middling, each(sizes.middling));
     validate(&service, sizes.middling..sizes.large, wrong).await;
     let large = (sizes.large, each(sizes.large));
@@ -96,7 +96,7 @@ pub async fn validate(service: &Arc<InProcess>, numbers: Range<u64>, wrong: &mut
         });
     }
     while let Some(ended) = callers.join_next().await {
-        ended.unwrap().into_iter().for_each(|answer| wrong.note("a key that is to be held", answer, Code::Valid));
+        wrong.note_all("a key that is to be held", ended.unwrap(), Code::Valid);
     }
     service.app.flush_usage().await.unwrap();
 }

@@ -96,7 +96,7 @@ fn ask_all(service: &InProcess, texts: &[String], wrong: &mut Wrong) -> f64 {
         }
     }
     let took = began.elapsed().as_secs_f64();
-    others.into_iter().for_each(|answer| wrong.note("a warm key", answer, Code::Valid));
+    wrong.note_all("a warm key", others, Code::Valid);
     took * 1e9 / texts.len() as f64
 }
 
@@ -113,14 +113,15 @@ impl Side {
     }
 
     async fn validate(&self, numbers: std::ops::Range<u64>, wrong: &mut Wrong) -> f64 {
-        let (ask, mint, mut times) = (Ask::new(), Mint::new(), Vec::new());
+        let (ask, mint, mut times, mut answers) = (Ask::new(), Mint::new(), Vec::new(), Vec::new());
         for number in numbers {
             let text = mint.text(number);
             let began = Instant::now();
             let answer = ask.decide(&self.service, &text).await;
             times.push(began.elapsed());
-            wrong.note("a cold key", answer, Code::Valid);
+            answers.push(answer);
         }
+        wrong.note_all("a cold key", answers, Code::Valid);
         percentile(&times, 50)
     }
 
