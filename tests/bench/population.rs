@@ -64,7 +64,7 @@ pub enum Hashes {
     /// As a deployment stores them.
     True,
     /// argon2 over 8 KiB, a hundredth of the work: proved all the same, and then renewed off the way of the call, one at
-    /// a time and few in line. For a million keys, whose true hashes would take ten minutes.
+    /// a time and few in line. For a million keys, whose true hashes take many minutes to make, and as many to prove.
     Cheap,
 }
 

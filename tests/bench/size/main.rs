@@ -1,9 +1,9 @@
 //! What size costs: memory for each key, calls among a million keys, and the time to start: `cargo bench --bench size`.
 //!
 //! All on PostgreSQL, but for the start, which has the embedded database. Two databases, with 10,000 and with a million
-//! keys; the hashes of the first 10,000 are true ones, which are those that are validated cold. Those of the others cost
-//! a hundredth to run (see `population::Hashes`), or filling the memory would take half an hour; what is remembered of a
-//! key is the same, but for the few that are renewed meanwhile, which leave a second proof.
+//! keys; the hashes of the first 10,000 are true ones, and only those are validated cold. Those of the others cost a
+//! hundredth to run (see `population::Hashes`), or making and proving them would take a quarter of an hour; what is
+//! remembered of a key is the same.
 //!
 //! `memory` validates each of the million once and looks at what the process holds; `scale` compares the two databases;
 //! `start` runs the real binary. No test: it judges nothing but whether the answers are right. `--quick` takes fewer.
