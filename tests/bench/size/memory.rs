@@ -31,8 +31,8 @@ use crate::{
 const IN_FLIGHT: usize = 64;
 /// Keys validated before memory is looked at first.
 const BEGUN: u64 = 1_000;
-/// Keys after which their uses are written down.
-const FLUSHED: u64 = 100_000;
+/// Keys after which their uses are written down, and renewals that wait are let go on.
+const AT_ONCE: u64 = 50_000;
 
 /// Bytes for each key held.
 pub struct Held {
@@ -45,19 +45,15 @@ pub async fn measure(database: &TestDatabase, sizes: Sizes, wrong: &mut Wrong) -
     // Memory is divided, and its parts do not fill alike.
     let room = usize::try_from(sizes.large).unwrap() * 5 / 4 + 10_000;
     let service = Arc::new(InProcess::start(database, settings(room)).await);
-    let by_hand = database.by_hand().await;
-    let lock = by_hand.begin().await.unwrap();
-    lock.execute_unprepared("LOCK TABLE credential IN SHARE MODE").await.unwrap();
     let began = Instant::now();
     let first = BEGUN.min(sizes.middling / 2);
-    validate(&service, 0..first, wrong).await;
+    hold(database, &service, 0..first, wrong).await;
     let before = resident();
     let each = |keys: u64| (resident() - before) / (keys - first) as f64;
-    validate(&service, first..sizes.middling, wrong).await;
+    hold(database, &service, first..sizes.middling, wrong).await;
     let middling = (sizes.middling, each(sizes.middling));
-    validate(&service, sizes.middling..sizes.large, wrong).await;
+    hold(database, &service, sizes.middling..sizes.large, wrong).await;
     let large = (sizes.large, each(sizes.large));
-    lock.rollback().await.unwrap();
     let held = service.app.freshness().keys_held();
     println!("holding {held} keys took {:.0} s; {:.0} MB resident", began.elapsed().as_secs_f64(), resident() / 1e6);
     // The callers are two more.
@@ -72,6 +68,19 @@ impl Held {
         let (keys, bytes) = self.middling;
         println!("bytes_per_key_{keys}: {bytes:.0}");
         println!("bytes_per_key: {:.0}", self.large.1);
+    }
+}
+
+/// Has the keys of these numbers held.
+async fn hold(database: &TestDatabase, service: &Arc<InProcess>, numbers: Range<u64>, wrong: &mut Wrong) {
+    let by_hand = database.by_hand().await;
+    for first in numbers.clone().step_by(AT_ONCE as usize) {
+        let lock = by_hand.begin().await.unwrap();
+        lock.execute_unprepared("LOCK TABLE credential IN SHARE MODE").await.unwrap();
+        validate(service, first..numbers.end.min(first + AT_ONCE), wrong).await;
+        // Not for long: a renewal that is given up keeps a connection until the lock is gone.
+        lock.rollback().await.unwrap();
+        service.app.flush_usage().await.unwrap();
     }
 }
 
@@ -97,16 +106,12 @@ pub async fn validate(service: &Arc<InProcess>, numbers: Range<u64>, wrong: &mut
                 if answer != Code::Valid {
                     others.push(answer);
                 }
-                if number % FLUSHED == FLUSHED - 1 {
-                    service.app.flush_usage().await.unwrap();
-                }
             }
         });
     }
     while let Some(ended) = callers.join_next().await {
         wrong.note_all("a key that is to be held", ended.unwrap(), Code::Valid);
     }
-    service.app.flush_usage().await.unwrap();
 }
 
 /// Resident memory of this process, in bytes.
