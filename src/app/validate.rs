@@ -26,7 +26,7 @@ pub struct Question<'a> {
     /// Where it was used from, if that is known.
     pub caller_ip: Option<CallerIp>,
     /// What it has to hold.
-    pub required_scopes: Vec<Scope>,
+    pub required_scopes: &'a [Scope],
     /// The state of the database that the decision must not be older than.
     pub min_revision: Option<Revision>,
 }
@@ -95,7 +95,7 @@ impl App {
             Proved::Revoked(key_id, finding, revision) => refused(Refusal::Proved(key_id, finding), Some(revision)),
             Proved::Key(key, shown, revision) => {
                 let now = self.now();
-                let decision = decide(&key, shown, question.caller_ip, &question.required_scopes, now)
+                let decision = decide(&key, shown, question.caller_ip, question.required_scopes, now)
                     .inspect_err(|poisoned| self.alarms.raise_record_poisoned(*poisoned))?;
                 if matches!(decision, Decision::Valid(_)) {
                     self.usage.note(key.id(), now, question.caller_ip);

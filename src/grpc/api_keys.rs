@@ -213,7 +213,7 @@ pub(super) async fn decide(
     caller.require(scope::VALIDATE)?;
     let key = Zeroizing::new(std::mem::take(&mut request.key));
     let read::Validation { caller_ip, required_scopes, min_revision } = read::validate(app.key_format(), &request)?;
-    let question = Question { key: &key, caller_ip, required_scopes, min_revision };
+    let question = Question { key: &key, caller_ip, required_scopes: &required_scopes, min_revision };
     let verdict = app.validate(caller, question).await?;
     Ok(write::validated(verdict, caller_ip))
 }

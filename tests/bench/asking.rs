@@ -69,7 +69,7 @@ pub async fn database(engine: Engine, clients: u64, shape: Shape) -> Option<Test
 pub fn settings(keys: usize) -> Settings {
     let settings = app_settings();
     let freshness = freshness::Settings { keys, ..settings.freshness };
-    Settings { remembered_proofs: keys as u64, freshness, ..settings }
+    Settings { freshness, ..settings }
 }
 
 impl InProcess {
@@ -133,10 +133,9 @@ impl Ask {
         asked.map_or(Code::NotAtOnce, |verdict| code(std::hint::black_box(&verdict)))
     }
 
-    /// The copy of the scopes stands for what reading a request makes.
-    fn question<'a>(&self, key: &'a str) -> Question<'a> {
+    fn question<'a>(&'a self, key: &'a str) -> Question<'a> {
         let Self { caller_ip, required_scopes } = self;
-        Question { key, caller_ip: Some(*caller_ip), required_scopes: required_scopes.clone(), min_revision: None }
+        Question { key, caller_ip: Some(*caller_ip), required_scopes, min_revision: None }
     }
 }
 

@@ -32,7 +32,7 @@ async fn activate(service: &Service, root: &RootSecret, state: RootState) {
 }
 
 async fn validates(app: &Arc<App>, caller: &Caller, key: &str) -> bool {
-    let question = Question { key, caller_ip: None, required_scopes: vec![], min_revision: None };
+    let question = Question { key, caller_ip: None, required_scopes: &[], min_revision: None };
     matches!(app.validate(caller, question).await.unwrap().decision, Decision::Valid(_))
 }
 
