@@ -35,11 +35,15 @@ pub enum Bug {
     RoleNotCheckedInFill,
     /// A call joins a read that began before it.
     LateJoin,
+    /// A stream judges the lease once for as long as it has something to do.
+    LeaseOncePerBatch,
+    /// A stream judges its caller when it is opened, and not again.
+    CallerJudgedAtStart,
 }
 
 impl Bug {
     /// All there are.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::LeaseFromPollEnd,
         Self::LeaseNotRead,
         Self::EntryBeforeLease,
@@ -53,6 +57,8 @@ impl Bug {
         Self::RoleNotCheckedInPoll,
         Self::RoleNotCheckedInFill,
         Self::LateJoin,
+        Self::LeaseOncePerBatch,
+        Self::CallerJudgedAtStart,
     ];
 
     /// The name on a command line.
@@ -71,6 +77,8 @@ impl Bug {
             Self::RoleNotCheckedInPoll => "role-not-checked-in-poll",
             Self::RoleNotCheckedInFill => "role-not-checked-in-fill",
             Self::LateJoin => "late-join",
+            Self::LeaseOncePerBatch => "lease-once-per-batch",
+            Self::CallerJudgedAtStart => "caller-judged-at-start",
         }
     }
 
@@ -85,6 +93,7 @@ mod absent {
     use rand::rngs::SysRng;
 
     use super::Bug;
+    use crate::clock::Uptime;
 
     /// Whether this bug is planted: never.
     #[inline]
@@ -95,6 +104,22 @@ mod absent {
     /// Widens the race of this name: not at all.
     #[inline]
     pub async fn race(_name: &'static str) {}
+
+    /// What a stream does until it has nothing to do.
+    #[derive(Clone, Debug, Default)]
+    pub struct Batch(());
+
+    /// The work on one item of a batch: nothing but that.
+    #[inline]
+    pub fn in_batch<F>(_batch: Batch, work: F) -> F {
+        work
+    }
+
+    /// When the lease is judged: now.
+    #[inline]
+    pub fn when_judged(now: impl FnOnce() -> Uptime) -> Uptime {
+        now()
+    }
 
     /// What key strings are made from: the operating system's generator.
     #[inline]
@@ -111,11 +136,16 @@ mod absent {
 }
 
 #[cfg(not(feature = "checker"))]
-pub use absent::{POLLED_ROWS, bug, minting_random, numbered, race};
+pub use absent::{Batch, POLLED_ROWS, bug, in_batch, minting_random, numbered, race, when_judged};
 
 #[cfg(feature = "checker")]
 mod planted;
 
+#[cfg(feature = "checker")]
+mod batch;
+
+#[cfg(feature = "checker")]
+pub use batch::{Batch, in_batch, when_judged};
 #[cfg(feature = "checker")]
 pub use planted::{
     POLLED_ROWS, PredictableRandom, bug, delay_races, from_environment, minting_random, numbered, plant, predict_keys,

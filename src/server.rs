@@ -23,7 +23,7 @@ use crate::{
         alarms::Alarm,
         freshness::{Poller, State, keep_fresh},
     },
-    grpc::{self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto},
+    grpc::{self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto, stream::Ends},
     telemetry::instruments,
 };
 use ops::Readiness;
@@ -45,6 +45,8 @@ pub struct ServerSettings {
     pub traces: bool,
     /// How old a connection gets before its client is asked to make another; calls on it are finished.
     pub connection_age: Duration,
+    /// How old a stream of validations gets before its client is asked to open another; give or take a tenth.
+    pub stream_age: Duration,
 }
 
 /// Why the server stopped without having been asked to.
@@ -127,7 +129,7 @@ pub async fn serve(
         .add_service(health_service.max_decoding_message_size(grpc::MAX_REQUEST))
         .add_optional_service(reflection_v1)
         .add_optional_service(reflection_v1alpha)
-        .add_service(ApiKeys::server(&app));
+        .add_service(ApiKeys::server(&app, Ends { stop: stop.clone(), age: settings.stream_age }));
     let incoming = listener.incoming();
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
 

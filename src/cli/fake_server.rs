@@ -109,6 +109,16 @@ macro_rules! rpcs {
                     }
                 }
             )+
+
+            type ValidateStreamStream = futures_util::stream::Empty<Result<proto::ValidateStreamResponse, Status>>;
+
+            // No command of the command line asks by a stream.
+            async fn validate_stream(
+                &self,
+                _request: Request<tonic::Streaming<proto::ValidateStreamRequest>>,
+            ) -> Result<Response<Self::ValidateStreamStream>, Status> {
+                Err(Status::unimplemented("the test has no stream"))
+            }
         }
     };
 }

@@ -33,6 +33,9 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the keys of each state are counted.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How old a stream of validations gets: clients spread over replicas that came later, and one that lost track begins anew.
+const STREAM_AGE: Duration = Duration::from_secs(600);
+
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(args: SettingsArgs) -> Exit {
     let (settings, log) = match read_settings(&args) {
@@ -91,6 +94,7 @@ async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error
         census_interval: Some(CENSUS_INTERVAL),
         traces: telemetry.traces(),
         connection_age: settings.connection_age,
+        stream_age: STREAM_AGE,
     };
     let listener = Listener::from(listener).with_tls(certificates);
     let outcome = server::serve(listener, Arc::clone(&launched.app), server, readiness, shutdown).await;

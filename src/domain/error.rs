@@ -103,6 +103,8 @@ pub enum Unavailable {
     CallerUndecided(Cause),
     /// This process is shutting down.
     Draining,
+    /// A stream has come to its end.
+    StreamDrained,
 }
 
 /// A stored value of one key that cannot be read.
@@ -223,6 +225,9 @@ impl fmt::Display for Unavailable {
             Self::RootSecret(k) => write!(f, "the root secret `{k}` is in use but not mounted on this replica"),
             Self::CallerUndecided(_) => f.write_str("the caller's own key cannot be judged now"),
             Self::Draining => f.write_str("this replica is shutting down"),
+            Self::StreamDrained => {
+                f.write_str("the stream has come to its end, and what was read is answered; open another one")
+            }
         }
     }
 }

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use prost::Message;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use zeroize::Zeroizing;
 
 use super::{
     MAX_REQUEST,
-    auth::{Authenticated, caller},
+    auth::{Authenticated, caller, caller_key},
     outer::Deadline,
     proto::{
         self,
         api_key_service_server::{ApiKeyService, ApiKeyServiceServer},
     },
-    read, status, write,
+    read, status,
+    stream::{Answers, Ends},
+    write,
 };
 use crate::{
     app::{App, LastUse, Patience, Question},
@@ -27,12 +29,14 @@ const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024 - 1024;
 /// The service.
 pub struct ApiKeys {
     app: Arc<App>,
+    ends: Ends,
 }
 
 impl ApiKeys {
-    /// The service of `app`, behind its authentication.
-    pub fn server(app: &Arc<App>) -> Authenticated<ApiKeyServiceServer<Self>> {
-        let service = ApiKeyServiceServer::new(Self { app: Arc::clone(app) }).max_decoding_message_size(MAX_REQUEST);
+    /// The service of `app`, behind its authentication; its streams end as `ends` says.
+    pub fn server(app: &Arc<App>, ends: Ends) -> Authenticated<ApiKeyServiceServer<Self>> {
+        let service = Self { app: Arc::clone(app), ends };
+        let service = ApiKeyServiceServer::new(service).max_decoding_message_size(MAX_REQUEST);
         Authenticated::new(Arc::clone(app), service)
     }
 
@@ -182,17 +186,34 @@ impl ApiKeyService for ApiKeys {
         request: Request<proto::ValidateRequest>,
     ) -> Result<Response<proto::ValidateResponse>, Status> {
         let caller = caller(&request)?;
-        let work = async {
-            caller.require(scope::VALIDATE)?;
-            let mut request = request.into_inner();
-            let key = Zeroizing::new(std::mem::take(&mut request.key));
-            let read::Validation { caller_ip, required_scopes, min_revision } =
-                read::validate(self.app.key_format(), &request)?;
-            let question = Question { key: &key, caller_ip, required_scopes, min_revision };
-            let verdict = self.app.validate(&caller, question).await?;
-            Ok(write::validated(verdict, caller_ip))
-        };
-        let outcome = work.await;
+        let outcome = decide(&self.app, &caller, request.into_inner()).await;
         self.answer(&caller, "Validate", outcome)
     }
+
+    type ValidateStreamStream = Answers;
+
+    async fn validate_stream(
+        &self,
+        request: Request<Streaming<proto::ValidateStreamRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let (caller, key) = (caller(&request)?, caller_key(&request)?);
+        let outcome = caller
+            .require(scope::VALIDATE)
+            .map(|_reach| Answers::new(&self.app, key, caller.clone(), request.into_inner(), &self.ends));
+        self.answer(&caller, "ValidateStream", outcome)
+    }
+}
+
+/// The answer to one question, be it a call of its own or one item of a stream.
+pub(super) async fn decide(
+    app: &Arc<App>,
+    caller: &Caller,
+    mut request: proto::ValidateRequest,
+) -> Result<proto::ValidateResponse> {
+    caller.require(scope::VALIDATE)?;
+    let key = Zeroizing::new(std::mem::take(&mut request.key));
+    let read::Validation { caller_ip, required_scopes, min_revision } = read::validate(app.key_format(), &request)?;
+    let question = Question { key: &key, caller_ip, required_scopes, min_revision };
+    let verdict = app.validate(caller, question).await?;
+    Ok(write::validated(verdict, caller_ip))
 }

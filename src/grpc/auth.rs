@@ -30,8 +30,15 @@ pub struct Authenticated<S> {
     inner: S,
 }
 
-/// The RPC that may be called on remembered rights.
+/// The RPCs that may be called on remembered rights.
 const VALIDATE: &str = "/claviger.v1.ApiKeyService/Validate";
+const VALIDATE_STREAM: &str = "/claviger.v1.ApiKeyService/ValidateStream";
+
+/// What a caller showed and from where, for a stream, which judges it again for each item.
+pub(super) struct CallerKey {
+    pub(super) token: Zeroizing<String>,
+    pub(super) peer: CallerIp,
+}
 
 /// Leaves the caller's name on the answer, for the log line of a failure.
 #[derive(Clone)]
@@ -67,11 +74,20 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         // Whoever manages keys is judged by what the database says now; whoever asks about them, under the lease.
-        let rights = if request.uri().path() == VALIDATE { Rights::Remembered } else { Rights::Read };
-        let shown = peer(&request).and_then(|peer| Ok((Zeroizing::new(bearer(&request)?.to_owned()), peer)));
+        let path = request.uri().path();
+        let is_stream = path == VALIDATE_STREAM;
+        let rights = if path == VALIDATE || is_stream { Rights::Remembered } else { Rights::Read };
+        let shown =
+            peer(&request).and_then(|peer| Ok((Zeroizing::new(bearer(&request)?.to_owned()), CallerIp::new(peer))));
         Box::pin(async move {
             let caller = match shown {
-                Ok((token, peer)) => app.authenticate(&token, CallerIp::new(peer), rights).await,
+                Ok((token, peer)) => {
+                    let judged = app.authenticate(&token, peer, rights).await;
+                    if is_stream {
+                        request.extensions_mut().insert(Arc::new(CallerKey { token, peer }));
+                    }
+                    judged
+                }
                 Err(error) => Err(error),
             };
             match caller {
@@ -92,6 +108,12 @@ where
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let caller = request.extensions().get::<Caller>().cloned();
     caller.ok_or_else(|| status::of(Error::fault("a call got past the authentication without a caller")))
+}
+
+/// What the caller of a stream showed to the layer.
+pub(super) fn caller_key<T>(request: &Request<T>) -> Result<Arc<CallerKey>, Status> {
+    let key = request.extensions().get::<Arc<CallerKey>>().cloned();
+    key.ok_or_else(|| status::of(Error::fault("a stream got past the authentication without a key")))
 }
 
 fn peer(request: &http::Request<Body>) -> Result<IpAddr> {

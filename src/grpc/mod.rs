@@ -11,6 +11,7 @@ pub mod outer;
 mod read;
 mod read_fields;
 pub mod status;
+pub mod stream;
 mod write;
 
 /// What `build.rs` made of `proto/claviger/v1`.

@@ -183,20 +183,7 @@ impl Call {
         if found.code() == Code::Ok || found.get_details_error_info().is_some() || !(ours || unknown) {
             return response;
         }
-        let (reason, message) = match found.code() {
-            Code::Internal if UNREADABLE.iter().any(|begin| found.message().starts_with(begin)) => (
-                ErrorReason::RequestUnreadable,
-                "the bytes of the request are no message of the type that this RPC takes",
-            ),
-            Code::OutOfRange => (ErrorReason::RequestTooLarge, "the request is larger than 256 KiB"),
-            Code::Unimplemented => (
-                ErrorReason::MethodUnknown,
-                "there is no such RPC, or the request is compressed, which is not supported; `grpcurl list` shows what \
-                 there is",
-            ),
-            _ => (ErrorReason::InternalFault, "a fault inside Claviger; its log tells more"),
-        };
-        let mut completed = status::plain(reason, message);
+        let mut completed = explained(&found);
         completed.set_source(Arc::new(found));
         let mut answer = completed.into_http();
         if let Some(called_by) = response.extensions().get::<CalledBy>() {
@@ -234,8 +221,25 @@ impl Call {
     }
 }
 
+/// A status in our words for one that the transport made.
+pub(super) fn explained(found: &Status) -> Status {
+    let (reason, message) = match found.code() {
+        Code::Internal if UNREADABLE.iter().any(|begin| found.message().starts_with(begin)) => {
+            (ErrorReason::RequestUnreadable, "the bytes of the request are no message of the type that this RPC takes")
+        }
+        Code::OutOfRange => (ErrorReason::RequestTooLarge, "the request is larger than 256 KiB"),
+        Code::Unimplemented => (
+            ErrorReason::MethodUnknown,
+            "there is no such RPC, or the request is compressed, which is not supported; `grpcurl list` shows what \
+             there is",
+        ),
+        _ => (ErrorReason::InternalFault, "a fault inside Claviger; its log tells more"),
+    };
+    status::plain(reason, message)
+}
+
 /// The causes below the public text of a status, for the log.
-fn cause_of(status: &Status) -> String {
+pub(super) fn cause_of(status: &Status) -> String {
     let mut causes = Vec::new();
     let mut next = std::error::Error::source(status).and_then(std::error::Error::source);
     while let Some(cause) = next {
@@ -246,7 +250,7 @@ fn cause_of(status: &Status) -> String {
 }
 
 /// The hook of `main` has logged where it was; what a panic says could hold anything and goes nowhere.
-fn after_panic(_panic: &(dyn Any + Send)) -> Status {
+pub(super) fn after_panic(_panic: &(dyn Any + Send)) -> Status {
     status::of(Error::fault("a handler panicked"))
 }
 

@@ -72,7 +72,8 @@ pub fn code(reason: ErrorReason) -> Code {
         ErrorReason::DatabaseUnavailable
         | ErrorReason::RootSecretNotMounted
         | ErrorReason::Draining
-        | ErrorReason::CallerUndecided => Code::Unavailable,
+        | ErrorReason::CallerUndecided
+        | ErrorReason::StreamDrained => Code::Unavailable,
         ErrorReason::Overloaded => Code::ResourceExhausted,
         ErrorReason::DeadlinePassed => Code::DeadlineExceeded,
         ErrorReason::CommitOutcomeUnknown => Code::Unknown,
@@ -106,6 +107,7 @@ pub fn reason(error: &Error) -> ErrorReason {
         Error::Unavailable(Unavailable::RootSecret(_)) => ErrorReason::RootSecretNotMounted,
         Error::Unavailable(Unavailable::CallerUndecided(_)) => ErrorReason::CallerUndecided,
         Error::Unavailable(Unavailable::Draining) => ErrorReason::Draining,
+        Error::Unavailable(Unavailable::StreamDrained) => ErrorReason::StreamDrained,
         Error::Overloaded { .. } => ErrorReason::Overloaded,
         Error::CommitOutcomeUnknown(_) => ErrorReason::CommitOutcomeUnknown,
         Error::Poisoned(_) => ErrorReason::RecordPoisoned,

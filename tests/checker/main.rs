@@ -53,7 +53,7 @@ struct Arguments {
     #[arg(long, default_value_t = 4_000)]
     rate: u32,
     /// How many keys live at once
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 130)]
     lives: u32,
     /// How long to measure before the storm, in seconds
     #[arg(long, default_value_t = 60)]

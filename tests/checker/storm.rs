@@ -79,7 +79,7 @@ pub fn spawn(into: &mut JoinSet<()>, world: &Arc<World>, storm: Storm, dice: &mu
 /// Trouble on one wire that lasts for a while.
 async fn trouble(world: &World, member: &Member, dice: &mut Dice) {
     let (proxy, tally) = (&member.proxy, &world.tally);
-    match dice.below(6) {
+    match dice.below(7) {
         0 => {
             tally.befell(Fault::Late);
             proxy.make_late(dice.between(millis(10), millis(160)));
@@ -88,9 +88,9 @@ async fn trouble(world: &World, member: &Member, dice: &mut Dice) {
         }
         1 => silence(world, member, dice).await,
         // Late just before it is silent: what was read long ago arrives last.
-        2 | 3 => {
+        2..=4 => {
             tally.befell(Fault::Late);
-            proxy.make_late(dice.between(millis(150), millis(290)));
+            proxy.make_late(dice.between(millis(200), millis(290)));
             world.pause(dice.between(millis(500), millis(900))).await;
             silence(world, member, dice).await;
             proxy.make_late(Duration::ZERO);

@@ -12,7 +12,7 @@ use super::{asking::How, keys::Group, world::World};
 use crate::rig::Dice;
 
 /// How many ask each replica at once.
-const WORKERS: u32 = 64;
+const WORKERS: u32 = 32;
 
 /// What they ask about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,13 +11,18 @@ use claviger::{
 use prost::Message;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::net::TcpListener;
-use tonic::{Code, IntoRequest, Request, Status, metadata::MetadataValue, transport::Endpoint};
+use tokio_util::task::AbortOnDropHandle as AbortOnDrop;
+use tonic::{
+    Code, IntoRequest, Request, Status,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint},
+};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_prost::ProstCodec;
 
 use crate::{
     calls::{delete, get, rotate, update},
-    harness::{Engine, Service, key_of, reason, root},
+    harness::{Engine, Service, client_of, key_of, reason, root},
 };
 
 /// Reasons that no test provokes, and why. This list may only shrink.
@@ -43,7 +48,7 @@ fn documented_code(reason: ErrorReason) -> Code {
         31 => Code::AlreadyExists,
         40..=49 => Code::FailedPrecondition,
         50 => Code::Aborted,
-        60..=62 | 66 => Code::Unavailable,
+        60..=62 | 66 | 67 => Code::Unavailable,
         63 => Code::ResourceExhausted,
         64 => Code::DeadlineExceeded,
         65 => Code::Unknown,
@@ -167,6 +172,7 @@ async fn bad_days(service: &Service, provoked: &mut Provoked) {
     provoked.note(ErrorReason::RootSecretNotMounted, service.validate(foreign.reveal(), "").await);
 
     provoked.note(ErrorReason::Overloaded, a_call_beside_the_bound(service).await);
+    provoked.note(ErrorReason::StreamDrained, a_stream_that_is_old(service).await);
     provoked.note(ErrorReason::DeadlinePassed, a_call_that_takes_too_long(service).await);
     if service.app.store().engine() == store::Engine::Postgres {
         service
@@ -187,29 +193,46 @@ async fn bad_days(service: &Service, provoked: &mut Provoked) {
     provoked.note(ErrorReason::DatabaseUnavailable, get(service.admin(), "self").await);
 }
 
-/// A call to a server that has no room for any.
-async fn a_call_beside_the_bound(service: &Service) -> Result<proto::GetResponse, Status> {
+/// Another server of the same service, and its address. It never ends by itself: its end would close the database that it
+/// shares.
+async fn beside(
+    service: &Service,
+    max_calls: usize,
+    stream_age: Duration,
+) -> (AbortOnDrop<Result<(), server::ServeError>>, Channel) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let second = Duration::from_secs(1);
     let settings = ServerSettings {
-        max_calls: 0,
+        max_calls,
         drain_timeout: second,
         reflection: false,
         upkeep_interval: second,
         census_interval: None,
         traces: false,
         connection_age: second * 60,
+        stream_age,
     };
-    // It never ends by itself: its end would close the database that it shares with the other server.
     let (app, readiness) = (Arc::clone(&service.app), Arc::new(Readiness::default()));
     let serving = tokio::spawn(server::serve(listener, app, settings, readiness, std::future::pending()));
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+    (AbortOnDrop::new(serving), channel)
+}
+
+/// A call to a server that has no room for any.
+async fn a_call_beside_the_bound(service: &Service) -> Result<proto::GetResponse, Status> {
+    let (_serving, channel) = beside(service, 0, Duration::from_secs(60)).await;
     let answer = ApiKeyServiceClient::new(channel.clone()).get(proto::GetRequest::default()).await;
     let probe = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(probe.status(), ServingStatus::Serving, "a probe is answered however much there is to do");
-    serving.abort();
     Ok(answer?.into_inner())
+}
+
+/// A stream that has reached its age and has nothing to say.
+async fn a_stream_that_is_old(service: &Service) -> Result<Option<proto::ValidateStreamResponse>, Status> {
+    let (_serving, channel) = beside(service, 8, Duration::ZERO).await;
+    let mut client = client_of(channel, &service.admin);
+    client.validate_stream(tokio_stream::pending()).await?.into_inner().message().await
 }
 
 /// A change that waits for a lock until its caller's deadline has passed.
@@ -284,6 +307,7 @@ on_every_engine! {
         Overloaded: too much work is waiting; try again after the given delay
         DeadlinePassed: the deadline of the call passed; a change that had begun runs to its end
         CallerUndecided: the caller's own key cannot be judged now
+        StreamDrained: the stream has come to its end, and what was read is answered; open another one
         RecordPoisoned: the stored scopes of <id> cannot be read; this key is refused until it is repaired
         InternalFault: a fault inside Claviger; its log tells more
         MethodUnknown: there is no such RPC, or the request is compressed, which is not supported; `grpcurl list` shows what there is

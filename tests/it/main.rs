@@ -62,6 +62,7 @@ mod secrets;
 mod smoke;
 mod store_contract;
 mod store_feed;
+mod stream;
 mod telemetry;
 mod tls;
 mod tls_handshakes;

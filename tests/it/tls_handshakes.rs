@@ -61,6 +61,7 @@ impl SecondDoor {
             census_interval: None,
             traces: false,
             connection_age,
+            stream_age: connection_age,
         };
         let (app, readiness) = (Arc::clone(&service.app), Arc::new(Readiness::default()));
         tokio::spawn(server::serve(listener, app, settings, readiness, async move { drop(stopped.await) }));

@@ -23,7 +23,7 @@ pub(crate) struct Recalled<R> {
 /// Reads the lease, then the clock, then the entry (step 4 of the argument).
 pub(crate) async fn recall<R>(
     on: &Followed<R>,
-    uptime: impl Fn() -> Uptime,
+    uptime: impl FnOnce() -> Uptime,
     credential: CredentialId,
     digest: &Digest,
 ) -> Recalled<R> {
@@ -33,7 +33,7 @@ pub(crate) async fn recall<R>(
         seeded::race("validate: entry read, lease not").await;
     }
     let grant = on.lease.grant();
-    let is_fresh = grant.is_fresh(uptime());
+    let is_fresh = grant.is_fresh(seeded::when_judged(uptime));
     seeded::race("validate: lease read, entry not").await;
     let Some(position) = grant.position().filter(|_| is_fresh).cloned() else {
         return Recalled { position: None, found: None };

@@ -136,14 +136,35 @@ pub fn table() -> Vec<Rpc> {
                         .validate(proto::ValidateRequest { key: on.key, ..Default::default() })
                         .await?
                         .into_inner();
-                    if answer.code() == DecisionCode::NotFound {
-                        assert!(answer.key_id.is_empty() && answer.principal.is_none());
+                    Ok(decided(&answer))
+                })
+            },
+        },
+        Rpc {
+            path: "claviger.v1.ApiKeyService/ValidateStream",
+            scope: scope::VALIDATE,
+            about: About::KeyString,
+            call: |mut client, on| {
+                Box::pin(async move {
+                    let request = Some(proto::ValidateRequest { key: on.key, ..Default::default() });
+                    let item = proto::ValidateStreamRequest { sequence: 1, request };
+                    let mut answers = client.validate_stream(tokio_stream::once(item)).await?.into_inner();
+                    let answer = answers.message().await?.expect("an item is answered or ends the stream");
+                    match answer.outcome {
+                        Some(proto::validate_stream_response::Outcome::Response(answer)) => Ok(decided(&answer)),
+                        other => panic!("{other:?}"),
                     }
-                    Ok(format!("{:?}", answer.code()))
                 })
             },
         },
     ]
+}
+
+fn decided(answer: &proto::ValidateResponse) -> String {
+    if answer.code() == DecisionCode::NotFound {
+        assert!(answer.key_id.is_empty() && answer.principal.is_none());
+    }
+    format!("{:?}", answer.code())
 }
 
 fn ok<T>(_: T) -> String {

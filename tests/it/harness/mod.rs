@@ -220,6 +220,7 @@ impl Service {
             census_interval: None,
             traces: false,
             connection_age: Duration::from_secs(3_600),
+            stream_age: Duration::from_secs(3_600),
         };
         let shutdown = async move { drop(stopped.await) };
         let readiness = Arc::new(Readiness::default());

@@ -69,6 +69,7 @@ impl Replicas {
             census_interval: None,
             traces: false,
             connection_age: Duration::from_secs(3_600),
+            stream_age: Duration::from_secs(3_600),
         };
         let readiness = Arc::new(Readiness::default());
         let mut serving = JoinSet::new();

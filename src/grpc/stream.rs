@@ -1,0 +1,239 @@
+//! `ValidateStream`: questions and answers on one call, each item by itself.
+//!
+//! Whatever is judged is judged for each item: the lease, the time, and the caller's own right. An item that can be
+//! answered from memory is answered where it was read; the others wait beside each other, and none holds up the next.
+
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt, Stream, StreamExt,
+    future::{BoxFuture, select},
+    stream::FuturesUnordered,
+};
+use prost::Message;
+use rand::{TryRng, rngs::SysRng};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+
+use super::{
+    api_keys::decide,
+    auth::CallerKey,
+    outer::{after_panic, cause_of, explained},
+    proto::{self, ErrorReason},
+    status,
+};
+use crate::{
+    app::{App, Rights},
+    domain::{Caller, Error, error::Unavailable},
+    seeded::{self, Batch, Bug},
+};
+
+/// Items in work at once, at most; then reading pauses, and HTTP/2 slows the client down.
+const MOST: usize = 1_024;
+/// No item takes longer.
+const LONGEST: Duration = Duration::from_secs(15);
+/// While there is always something to read, it is looked so often whether the stream has come to its end.
+const LOOKS_EVERY: u32 = 64;
+
+/// When streams come to their end.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// The server shuts down.
+    pub stop: CancellationToken,
+    /// How old a stream gets, give or take a tenth, so that not all of them end at once.
+    pub age: Duration,
+}
+
+impl Ends {
+    /// Comes when a stream that begins now has to end.
+    #[expect(clippy::disallowed_methods, reason = "the age of a stream is nothing that a key is judged by")]
+    fn of_a_stream(&self) -> BoxFuture<'static, ()> {
+        // Without random numbers all streams live equally long, which is no fault.
+        let share = SysRng.try_next_u32().map_or(0.5, |dice| f64::from(dice) / f64::from(u32::MAX));
+        let age = tokio::time::sleep(self.age.mul_f64(0.9 + 0.2 * share));
+        let stop = self.stop.clone().cancelled_owned();
+        Box::pin(async move {
+            select(Box::pin(age), Box::pin(stop)).await;
+        })
+    }
+}
+
+/// What came of an item: its answer, or the end of the stream because the caller may not ask any more.
+type Outcome = Result<proto::ValidateStreamResponse, Status>;
+
+/// Whether there is more to read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    On,
+    /// The client has said all it wanted.
+    Done,
+    /// The stream has come to its end; what was read is answered.
+    Drained,
+    /// Nothing more is to be said.
+    Over,
+}
+
+/// The answers of one stream, in the order in which they are ready.
+pub struct Answers {
+    app: Arc<App>,
+    key: Arc<CallerKey>,
+    at_start: Caller,
+    questions: Streaming<proto::ValidateStreamRequest>,
+    reading: Reading,
+    working: FuturesUnordered<BoxFuture<'static, Outcome>>,
+    end: BoxFuture<'static, ()>,
+    read: u32,
+    batch: Batch,
+}
+
+impl Answers {
+    pub(super) fn new(
+        app: &Arc<App>,
+        key: Arc<CallerKey>,
+        at_start: Caller,
+        questions: Streaming<proto::ValidateStreamRequest>,
+        ends: &Ends,
+    ) -> Self {
+        Self {
+            app: Arc::clone(app),
+            key,
+            at_start,
+            questions,
+            reading: Reading::On,
+            working: FuturesUnordered::new(),
+            end: ends.of_a_stream(),
+            read: 0,
+            batch: Batch::default(),
+        }
+    }
+
+    /// Reads the next question and begins with it. Ready if it is answered at once, or if there is nothing to read any more.
+    fn poll_question(&mut self, context: &mut Context<'_>) -> Poll<Option<Outcome>> {
+        while self.reading == Reading::On && self.working.len() < MOST {
+            self.read = self.read.wrapping_add(1);
+            if self.read.is_multiple_of(LOOKS_EVERY) && self.end.poll_unpin(context).is_ready() {
+                self.reading = Reading::Drained;
+                break;
+            }
+            match self.questions.poll_next_unpin(context) {
+                Poll::Ready(Some(Ok(item))) => {
+                    let sequence = item.sequence;
+                    let mut work = Box::pin(self.work_on(item));
+                    match work.as_mut().poll(context) {
+                        Poll::Ready(outcome) => return Poll::Ready(Some(outcome)),
+                        Poll::Pending => self.working.push(Box::pin(in_time(sequence, work))),
+                    }
+                }
+                Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(explained(&status)))),
+                Poll::Ready(None) => self.reading = Reading::Done,
+                Poll::Pending => {
+                    if self.working.is_empty() {
+                        self.batch = Batch::default();
+                    }
+                    if self.end.poll_unpin(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.reading = Reading::Drained;
+                }
+            }
+        }
+        if self.reading == Reading::On { Poll::Pending } else { Poll::Ready(None) }
+    }
+
+    fn work_on(&self, item: proto::ValidateStreamRequest) -> impl Future<Output = Outcome> + Send + use<> {
+        let sequence = item.sequence;
+        let (app, key) = (Arc::clone(&self.app), Arc::clone(&self.key));
+        let at_start = seeded::bug(Bug::CallerJudgedAtStart).then(|| self.at_start.clone());
+        let work = async move {
+            let outcome = async {
+                let caller = match at_start {
+                    Some(caller) => caller,
+                    None => app.authenticate(&key.token, key.peer, Rights::Remembered).await?,
+                };
+                decide(&app, &caller, item.request.unwrap_or_default()).await
+            };
+            match outcome.await {
+                Ok(response) => Ok(answer(sequence, proto::validate_stream_response::Outcome::Response(response))),
+                Err(error @ (Error::Denied(_) | Error::CredentialsInvalid | Error::CredentialsMissing(_))) => {
+                    Err(status::of(error))
+                }
+                Err(error) => Ok(failed(sequence, &status::of(error))),
+            }
+        };
+        let work = seeded::in_batch(self.batch.clone(), work);
+        AssertUnwindSafe(work)
+            .catch_unwind()
+            .map(move |outcome| outcome.unwrap_or_else(|panic| Ok(failed(sequence, &after_panic(panic.as_ref())))))
+    }
+
+    fn say(&mut self, outcome: Outcome) -> Poll<Option<Outcome>> {
+        if outcome.is_err() {
+            self.reading = Reading::Over;
+        }
+        Poll::Ready(Some(outcome))
+    }
+}
+
+impl Stream for Answers {
+    type Item = Outcome;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.reading == Reading::Over {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(Some(outcome)) = self.working.poll_next_unpin(context) {
+            return self.say(outcome);
+        }
+        if let Poll::Ready(Some(outcome)) = self.poll_question(context) {
+            return self.say(outcome);
+        }
+        // What was begun just now has to know whom to wake.
+        match self.working.poll_next_unpin(context) {
+            Poll::Ready(Some(outcome)) => self.say(outcome),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) if self.reading == Reading::On => Poll::Pending,
+            Poll::Ready(None) => {
+                let drained = self.reading == Reading::Drained;
+                self.reading = Reading::Over;
+                Poll::Ready(drained.then(|| Err(status::of(Error::Unavailable(Unavailable::StreamDrained)))))
+            }
+        }
+    }
+}
+
+/// An item that could not be answered at once, and how long it may take.
+async fn in_time(sequence: u64, work: impl Future<Output = Outcome>) -> Outcome {
+    match tokio::time::timeout(LONGEST, work).await {
+        Ok(outcome) => outcome,
+        Err(_late) => {
+            Ok(failed(sequence, &status::plain(ErrorReason::DeadlinePassed, "the item took longer than 15 seconds")))
+        }
+    }
+}
+
+fn answer(sequence: u64, outcome: proto::validate_stream_response::Outcome) -> proto::ValidateStreamResponse {
+    proto::ValidateStreamResponse { sequence, outcome: Some(outcome) }
+}
+
+/// The answer to an item that could not be decided: what the call alone would have ended with.
+fn failed(sequence: u64, status: &Status) -> proto::ValidateStreamResponse {
+    if matches!(status.code(), Code::Internal | Code::Unknown) {
+        tracing::error!(
+            rpc = "ValidateStream",
+            code = status::code_name(status.code()),
+            cause = cause_of(status),
+            "an item failed"
+        );
+    }
+    // The details of a status are a `google.rpc.Status` of their own, if there are any.
+    let error = tonic_types::Status::decode(status.details()).unwrap_or_default();
+    let error = tonic_types::Status { code: status.code().into(), message: status.message().to_owned(), ..error };
+    answer(sequence, proto::validate_stream_response::Outcome::Error(error))
+}
