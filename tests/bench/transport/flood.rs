@@ -1,8 +1,8 @@
 //! What rightful callers feel of a flood of forged key strings: their latencies with and without it.
 //!
 //! Rightful calls come at a fixed rate on one connection. The flood comes on others, at a fixed rate that the machine can
-//! hold, by unary calls: so each forged string costs the server all that it costs a forger to send it. A thread of its
-//! own sends it.
+//! hold, by unary calls: so each forged string costs the server all that a call costs. A thread of its own sends it, on
+//! the same machine: what that takes from the rightful client and the server is in the figure, too.
 
 use std::{cell::Cell, thread, time::Duration};
 
@@ -11,7 +11,7 @@ use prost::bytes::Bytes;
 use super::{
     answers::{Answer, Tally},
     keys::{Questions, forged},
-    load_runtime,
+    load,
     paced::{self, Pace, Paced},
     rounds::{Verdict, alternating, median},
     servers::Server,
@@ -87,12 +87,12 @@ pub fn latency_ratio(server: Server, questions: &Questions, flood: Flood, verdic
 
 fn quiet(server: Server, questions: &Questions, flood: Flood) -> Paced {
     let authorization = &questions.authorization;
-    load_runtime().block_on(paced::run(server, authorization, flood.rightful(), || questions.next_framed()))
+    load(paced::run(server, authorization, flood.rightful(), || questions.next_framed()))
 }
 
 fn forge(server: Server, authorization: &str, flood: Flood, strings: &[Bytes]) -> Paced {
     let next = Cell::new(0);
-    load_runtime().block_on(paced::run(server, authorization, flood.forged(), || {
+    load(paced::run(server, authorization, flood.forged(), || {
         let at = next.replace(next.get() + 1);
         strings[at % strings.len()].clone()
     }))

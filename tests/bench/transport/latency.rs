@@ -4,7 +4,7 @@ use super::{
     Figures, MAIN_SHAPE, Sizes,
     answers::Answer,
     keys::Questions,
-    load_runtime,
+    load,
     paced::{self, Pace, Paced},
     rounds::{Verdict, alternating, median},
     servers::Server,
@@ -29,7 +29,7 @@ pub fn figures(
     for round in 0..sizes.many_rounds {
         let pair = alternating(round, |server| {
             let paced = paced::run(servers[server], &questions.authorization, pace, || questions.next_framed());
-            load_runtime().block_on(paced)
+            load(paced)
         });
         let told = pair.each_ref().map(|paced| {
             let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|quantile| paced.micros(quantile));

@@ -48,10 +48,15 @@ mod servers;
 mod streamed;
 mod unary;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    hint::black_box,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
+use claviger::grpc::proto;
 use prost::Message;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 use answers::Answer;
 use flood::Flood;
@@ -68,6 +73,9 @@ const MAIN_SHAPE: Shape = Shape { connections: 4, in_flight: 16 };
 const CONNECTIONS: [usize; 3] = [1, 4, 16];
 const CALLS_IN_FLIGHT: [usize; 4] = [1, 4, 16, 64];
 const ITEMS_IN_FLIGHT: [usize; 2] = [64, 256];
+/// No load takes longer, even where everything is slow.
+const LONGEST: Duration = Duration::from_mins(2);
+const COPIES: u32 = 100_000;
 
 /// How much is done.
 struct Sizes {
@@ -131,7 +139,7 @@ type Figures = Vec<(&'static str, f64, usize)>;
 fn measure(sizes: &Sizes, verdict: &mut Verdict, figures: &mut Figures) {
     // The collector, and the making of keys: idle while anything is measured, but for spans.
     let household = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (_collector, collecting) = household.block_on(Collector::start());
+    let (collector, collecting) = household.block_on(Collector::start());
     let real = Real::start(collecting);
     let questions = household.block_on(Questions::make(&real, sizes.keys));
     let caller = questions.authorization.trim_start_matches("Bearer ");
@@ -146,13 +154,15 @@ fn measure(sizes: &Sizes, verdict: &mut Verdict, figures: &mut Figures) {
         answer.encoded_len()
     );
     // A read that a poll of the feed overtakes is not remembered, so twice.
-    let warmed = [(); 2].map(|()| load_runtime().block_on(unary::once_each(servers[0], &questions)));
+    let warmed = [(); 2].map(|()| load(unary::once_each(servers[0], &questions)));
     verdict.look_at("the first calls", &warmed, Answer::VALID);
 
     unary_figures(sizes, servers, &questions, verdict, figures);
     stream_figures(sizes, servers, &questions, verdict, figures);
     let ratio = flood::latency_ratio(servers[0], &questions, sizes.flood, verdict);
     figures.push(("flood_latency_ratio", ratio, 3));
+    figures.push(("bare_copy_us", copying(&answer), 3));
+    println!("spans received by the collector: {}", collector.spans().len());
 }
 
 fn unary_figures(
@@ -165,7 +175,7 @@ fn unary_figures(
     println!("\nunary calls\n{HEADING}");
     let compare = |shape: Shape, rounds| {
         let of = |server: usize| unary::run(servers[server], questions, shape, sizes.warm_up, sizes.round);
-        Compared::by(shape, rounds, |server| load_runtime().block_on(of(server)))
+        Compared::by(shape, rounds, |server| load(of(server)))
     };
     let main = compare(MAIN_SHAPE, sizes.many_rounds);
     let others = shapes(&CALLS_IN_FLIGHT).filter(|shape| *shape != MAIN_SHAPE);
@@ -195,7 +205,7 @@ fn stream_figures(
     println!("\nstreams, one a connection\n{HEADING}");
     let compare = |shape: Shape| {
         let of = |server: usize| streamed::run(servers[server], questions, shape, sizes.warm_up, sizes.round);
-        Compared::by(shape, sizes.rounds, |server| load_runtime().block_on(of(server)))
+        Compared::by(shape, sizes.rounds, |server| load(of(server)))
     };
     let all: Vec<_> = shapes(&ITEMS_IN_FLIGHT).map(compare).collect();
     verdict.look_at("items of streams", all.iter().flat_map(Compared::tallies), Answer::VALID);
@@ -217,7 +227,17 @@ fn shapes(in_flight: &[usize]) -> impl Iterator<Item = Shape> {
         .flat_map(move |connections| in_flight.iter().map(move |&in_flight| Shape { connections, in_flight }))
 }
 
-/// A runtime for a load: one thread, see `connection.rs`.
-fn load_runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
+/// Runs a load on one thread, see `connection.rs`. A call that is never answered is an answer that was not wanted.
+fn load<T>(work: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(LONGEST, work).await.expect("each call is answered") })
+}
+
+/// Microseconds that the bare service spends on a copy of its answer, which its figures contain.
+fn copying(answer: &proto::ValidateResponse) -> f64 {
+    let began = Instant::now();
+    for _ in 0..COPIES {
+        drop(black_box(black_box(answer).clone()));
+    }
+    began.elapsed().as_secs_f64() * 1e6 / f64::from(COPIES)
 }
