@@ -250,7 +250,6 @@ impl SettingsArgs {
                 purge_after,
                 hashing_threads: threads,
                 hashing_queue: 1_024,
-                remembered_proofs: 200_000,
                 freshness: app::freshness::Settings::default(),
             },
         };

@@ -47,7 +47,8 @@ impl App {
             )
         };
         let unproved = self.settings.key_format.parse(text).map_err(|_| not_ours())?;
-        let Proof::Ours(shown) = unproved.prove(&*self.ring().await) else { return Err(not_ours()) };
+        let Proof::Ours(shown) = unproved.prove(&self.ring()) else { return Err(not_ours()) };
+        let shown = shown.key_string().ok_or_else(not_ours)?;
         let (key, credential, _) = self.dress(administrator(), Merchant::claviger(), shown).await?;
         self.insert_first(key, credential, || Ok(())).await
     }

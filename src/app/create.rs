@@ -65,7 +65,7 @@ impl App {
     /// `Denied` without the right, for a merchant out of reach, and for reserved scopes that the caller does not hold;
     /// those of `request_id`.
     pub async fn create(self: &Arc<Self>, caller: &Caller, new: NewKey) -> Result<Answer> {
-        let merchant = new.merchant.clone().unwrap_or_else(|| caller.merchant().clone());
+        let merchant = new.merchant.clone().unwrap_or_else(|| caller.merchant());
         caller.require(scope::KEYS_WRITE)?.narrowed_to(&merchant)?;
         caller.require_held(&new.scopes)?;
         let fingerprint = meaning(&new, &merchant);
@@ -77,7 +77,7 @@ impl App {
 
     /// Makes the values of a new key, without storing any.
     pub(super) async fn mint(&self, new: NewKey, merchant: Merchant) -> Result<(ApiKey, Credential, Arc<KeyString>)> {
-        let ring = self.ring().await;
+        let ring = self.ring();
         let shown = self
             .settings
             .key_format
@@ -93,7 +93,7 @@ impl App {
         merchant: Merchant,
         shown: KeyString,
     ) -> Result<(ApiKey, Credential, Arc<KeyString>)> {
-        let (ring, shown) = (self.ring().await, Arc::new(shown));
+        let (ring, shown) = (self.ring(), Arc::new(shown));
         let now = self.now();
         let id = KeyId::from_bytes(Self::random_bytes()?);
         let credential_id = shown.credential_id();

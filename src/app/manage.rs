@@ -41,7 +41,7 @@ impl Expiry {
 
 /// `caller`, as the audit log names it.
 pub(super) fn actor(caller: &Caller) -> Actor {
-    Actor::Key { key_id: caller.key_id(), merchant: caller.merchant().clone(), peer: caller.peer() }
+    Actor::Key { key_id: caller.key_id(), merchant: caller.merchant(), peer: caller.peer() }
 }
 
 /// Requires that the key still has the etag that the request names, if it names one.

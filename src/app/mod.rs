@@ -25,10 +25,12 @@ mod upkeep;
 mod usage;
 mod validate;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use rand::{TryRng, rngs::SysRng};
-use tokio::sync::RwLock;
 use tokio_util::task::TaskTracker;
 
 pub use crate::store::{LastUse, ListFilter, Revision};
@@ -81,8 +83,6 @@ pub struct Settings {
     pub hashing_threads: usize,
     /// Hashes that may wait for a thread; more are refused.
     pub hashing_queue: usize,
-    /// Proofs remembered at most.
-    pub remembered_proofs: u64,
     /// How freshness is kept.
     pub freshness: freshness::Settings,
 }
@@ -118,7 +118,7 @@ impl App {
     ) -> Result<Arc<Self>, StartError> {
         let ring = start::key_ring(&store, clock.now(), mounted).await?;
         let hashing = HashingPool::start(settings.hashing_threads, settings.hashing_queue).map_err(Error::fault)?;
-        let proofs = Proofs::new(settings.remembered_proofs, &mut SysRng).map_err(Error::fault)?;
+        let proofs = Proofs::new(&mut SysRng).map_err(Error::fault)?;
         let freshness = Freshness::new(settings.freshness, store.engine());
         Ok(Arc::new(Self {
             freshness,
@@ -190,12 +190,12 @@ impl App {
     }
 
     /// The root secrets that are in use and not mounted here, in the order of their names.
-    pub async fn roots_missing(&self) -> Vec<RootId> {
-        self.ring().await.missing()
+    pub fn roots_missing(&self) -> Vec<RootId> {
+        self.ring().missing()
     }
 
-    async fn ring(&self) -> Arc<KeyRing> {
-        Arc::clone(&*self.ring.read().await)
+    fn ring(&self) -> Arc<KeyRing> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn random_bytes<const N: usize>() -> Result<[u8; N]> {

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     domain::{
         ApiKey, Caller, Error, Reach, Result, Time, audit_event::AuditEvent, error::Unavailable, key_string::KeyString,
+        pass::Pass,
     },
     store::{Committed, Head, Numbered, Revision, Tx},
     trace,
@@ -180,7 +181,7 @@ impl App {
             Some(key) => Some(key),
             None => tx.api_key_peek_even_deleted(&Reach::everything(), caller.key_id()).await?,
         };
-        self.admit(&key.ok_or(Error::CredentialsInvalid)?, caller.credential_id(), caller.peer())
+        self.admit(&Arc::new(Pass::of(&key.ok_or(Error::CredentialsInvalid)?)), caller.credential_id(), caller.peer())
     }
 }
 

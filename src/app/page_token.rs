@@ -23,7 +23,7 @@ impl App {
         query: &ListQuery,
         position: Position,
     ) -> Result<String> {
-        let ring = self.ring().await;
+        let ring = self.ring();
         let root = ring.active()?;
         let mut plain = position.create_time.micros().to_be_bytes().to_vec();
         plain.extend_from_slice(position.id.as_bytes());
@@ -37,7 +37,7 @@ impl App {
     }
 
     pub(super) async fn page_token_open(&self, caller: &Caller, query: &ListQuery, token: &str) -> Result<Position> {
-        let ring = self.ring().await;
+        let ring = self.ring();
         let open = || {
             let (root, hex) = token.split_at_checked(1)?;
             let Found::Mounted(root) = ring.find(RootId::new(root.chars().next()?)?) else { return None };

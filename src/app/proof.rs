@@ -1,9 +1,9 @@
 //! Proving that a key string is the secret in a row, and remembering that it was.
 //!
-//! What is remembered is a digest, under a key of this process, of the key string together with the stored hash and
-//! whose it is: *these bytes match this credential as it is stored now*. The secret is not in it, and a row that was
-//! changed matches nothing remembered. Nothing else is remembered: state, times, addresses and scopes are judged on
-//! every call.
+//! What is remembered is a keyed digest of the key string beside one of the stored hash and whose it is: *these bytes
+//! match this credential as it is stored now*. The secret is in neither, and a row that was changed matches nothing
+//! remembered. A proof that holds is remembered beside its key, in [`super::freshness`]; here is what was proved or refuted
+//! lately, so that many who ask at once cost one run, and a secret that does not match costs no second one.
 
 use std::sync::Arc;
 
@@ -13,19 +13,23 @@ use rand::TryCryptoRng;
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 
-use super::{App, freshness};
+use super::{App, freshness::Stored};
 use crate::{
     domain::{
         ApiKey, Error, Result,
         error::{Poisoned, Unavailable},
-        key_string::KeyString,
+        key_string::{Digest, KeyString},
         root_secret::{Found, KeyRing, RootId},
         secret_hash::{Owner, Profile, SALT_LENGTH, StoredHash},
     },
     store::Credential,
 };
 
-type Digest = [u8; 32];
+/// What was shown, and what is stored.
+type Subject = ([u64; 3], Stored);
+
+/// Proofs and refutations kept here.
+const RECENT: u64 = 4_096;
 
 /// Renewals that may wait for their turn; more are left undone.
 const RENEWALS_WAITING: usize = 64;
@@ -34,42 +38,43 @@ const RENEWALS_WAITING: usize = 64;
 pub(super) struct Proofs {
     key: Hmac<Sha256>,
     /// What came of each proof: a mismatch is as final as a match, for as long as the row is what it is.
-    proved: Cache<Digest, bool>,
+    proved: Cache<Subject, bool>,
     /// Hashes are renewed one at a time, so that they never crowd out proofs, and few wait for their turn.
     renewal: Semaphore,
     renewals_waiting: Arc<Semaphore>,
 }
 
 impl Proofs {
-    /// Remembers at most `most` proofs, under a fresh key.
-    pub(super) fn new<R: TryCryptoRng>(most: u64, random: &mut R) -> Result<Self, R::Error> {
+    /// Remembers nothing yet, and all under a fresh key.
+    pub(super) fn new<R: TryCryptoRng>(random: &mut R) -> Result<Self, R::Error> {
         let mut key = [0; 64];
         random.try_fill_bytes(&mut key)?;
         Ok(Self {
             key: Hmac::new(&key.into()),
-            proved: Cache::new(most),
+            proved: Cache::new(RECENT),
             renewal: Semaphore::new(1),
             renewals_waiting: Arc::new(Semaphore::new(RENEWALS_WAITING)),
         })
     }
 
-    /// A digest of what was shown, by which a proof is found again without the row.
-    pub(super) fn of_shown(&self, key: &KeyString) -> freshness::Digest {
-        let mut mac = self.key.clone();
-        mac.update(key.reveal().as_bytes());
-        mac.finalize().into_bytes().into()
-    }
-
-    fn digest(&self, key: &KeyString, credential: &Credential, owner: &Owner) -> Digest {
+    /// A digest of a credential as it is stored, and of whose it is.
+    pub(super) fn stored(&self, credential: &Credential, owner: &Owner) -> Stored {
         let mut mac = self.key.clone();
         let pepper = credential.pepper_root.map(|root| root.to_string()).unwrap_or_default();
         let Credential { phc, profile, .. } = credential;
-        for part in [key.reveal().as_bytes(), phc.as_bytes(), profile.as_bytes(), pepper.as_bytes(), owner.as_bytes()] {
+        for part in [phc.as_bytes(), profile.as_bytes(), pepper.as_bytes(), owner.as_bytes()] {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
-        mac.finalize().into_bytes().into()
+        mac.finalize().into_bytes().iter().take(8).fold(0, |word, byte| word << 8 | Stored::from(*byte))
     }
+}
+
+/// A key string as it was shown, and the digest it is remembered by.
+#[derive(Clone)]
+pub(super) struct Shown {
+    pub(super) key: Arc<KeyString>,
+    pub(super) digest: Digest,
 }
 
 /// Why a proof failed. Shared by all who waited for it, so it can be cloned.
@@ -82,23 +87,27 @@ enum Failed {
 }
 
 impl App {
-    /// Whether `shown` is the secret in `credential` of `key`. Runs argon2 once for each credential and process, however
-    /// many ask at once.
-    pub(super) async fn secret_matches(
+    /// By which stored state `shown` is the secret in `credential` of `key`; none if it is not. Runs argon2 once for each
+    /// credential and process, however many ask at once.
+    pub(super) async fn prove_secret(
         self: &Arc<Self>,
-        shown: &Arc<KeyString>,
+        shown: &Shown,
         credential: &Credential,
         key: &ApiKey,
-    ) -> Result<bool> {
+    ) -> Result<Option<Stored>> {
         let owner = Owner::new(key.id, credential.id, &key.merchant);
-        let digest = self.proofs.digest(shown, credential, &owner);
-        let proving = self.run_proof(shown, credential, key, owner);
+        let stored = self.proofs.stored(credential, &owner);
         self.counts.proof_asked();
-        let failed = match self.proofs.proved.try_get_with(digest, proving).await {
-            Ok(true) => return Ok(true),
+        if self.freshness.memory().is_proved(credential.id, &shown.digest, stored) {
+            return Ok(Some(stored));
+        }
+        let subject = (shown.digest.words(), stored);
+        let proving = self.run_proof(shown, credential, key, owner);
+        let failed = match self.proofs.proved.try_get_with(subject, proving).await {
+            Ok(true) => return Ok(Some(stored)),
             Ok(false) => {
                 self.alarms.raise_hash_mismatch(credential.id);
-                return Ok(false);
+                return Ok(None);
             }
             Err(failed) => failed,
         };
@@ -112,7 +121,7 @@ impl App {
 
     async fn run_proof(
         self: &Arc<Self>,
-        shown: &Arc<KeyString>,
+        shown: &Shown,
         credential: &Credential,
         key: &ApiKey,
         owner: Owner,
@@ -122,7 +131,7 @@ impl App {
         Profile::named(&credential.profile).ok_or(poisoned("profile"))?;
         let stored = StoredHash::parse(&credential.phc).map_err(|_| poisoned("hash"))?;
         let pepper_root = credential.pepper_root.ok_or(poisoned("pepper_root"))?;
-        let ring = self.ring().await;
+        let ring = self.ring();
         match ring.find(pepper_root) {
             Found::Mounted(_) => {}
             Found::NotMounted => return Err(Failed::RootNotMounted(pepper_root)),
@@ -134,7 +143,7 @@ impl App {
         let matches = self
             .hashing
             .run({
-                let (shown, ring) = (Arc::clone(shown), Arc::clone(&ring));
+                let (shown, ring) = (Arc::clone(&shown.key), Arc::clone(&ring));
                 move |hasher, memory| match ring.find(pepper_root) {
                     Found::Mounted(root) => hasher.matches(&shown, &owner, root, &stored, memory),
                     Found::NotMounted | Found::Unknown => Ok(false),
@@ -147,25 +156,25 @@ impl App {
             })?
             .map_err(|_| poisoned("hash"))?;
         if matches && outdated {
-            self.renew_hash(Arc::clone(shown), credential.clone(), owner, ring);
+            self.renew_hash(shown.clone(), credential.clone(), owner, ring);
         }
         Ok(matches)
     }
 
     /// Hashes a proved secret anew, under the active root secret and with the wanted profile, off the way of the call.
     /// If too many wait for their turn, this one is left to the next process that proves the secret.
-    fn renew_hash(self: &Arc<Self>, shown: Arc<KeyString>, old: Credential, owner: Owner, ring: Arc<KeyRing>) {
+    fn renew_hash(self: &Arc<Self>, shown: Shown, old: Credential, owner: Owner, ring: Arc<KeyRing>) {
         let Ok(place) = Arc::clone(&self.proofs.renewals_waiting).try_acquire_owned() else { return };
         let app = Arc::clone(self);
         self.mutations.spawn(async move {
             let _place = place;
             let renewed = async {
                 let _turn = app.proofs.renewal.acquire().await.map_err(Error::fault)?;
-                let phc = app.hash(&shown, owner, &ring).await?;
+                let phc = app.hash(&shown.key, owner, &ring).await?;
                 let new = Credential::new(old.id, ring.active()?.id(), app.settings.profile, phc, old.create_time);
                 app.store.credential_renew_hash(old.id, &old.phc, &new).await?;
-                let digest = app.proofs.digest(&shown, &new, &owner);
-                app.proofs.proved.insert(digest, true).await;
+                let subject = (shown.digest.words(), app.proofs.stored(&new, &owner));
+                app.proofs.proved.insert(subject, true).await;
                 Ok::<_, Error>(())
             };
             if let Err(error) = renewed.await {

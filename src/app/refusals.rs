@@ -41,7 +41,7 @@ impl App {
         let act = RefusedAct {
             time: now,
             actor: caller.key_id(),
-            merchant: caller.merchant().clone(),
+            merchant: caller.merchant(),
             peer: caller.peer(),
             rpc,
             reason,

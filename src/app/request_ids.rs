@@ -83,7 +83,7 @@ impl App {
         if replay.credential_id != key.current {
             return Err(Precondition::RequestIdSuperseded.into());
         }
-        let ring = self.ring().await;
+        let ring = self.ring();
         if let Some((root, _)) = &replay.sealed
             && matches!(ring.find(*root), Found::NotMounted)
         {
@@ -105,7 +105,7 @@ impl App {
 
     fn proved(&self, text: &str, ring: &KeyRing) -> Option<KeyString> {
         match self.settings.key_format.parse(text).ok()?.prove(ring) {
-            Proof::Ours(key) => Some(key),
+            Proof::Ours(tagged) => tagged.key_string(),
             Proof::Forged | Proof::RootNotMounted(_) => None,
         }
     }
@@ -120,7 +120,7 @@ impl App {
         key: &KeyString,
         now: Time,
     ) -> Result<()> {
-        let ring = self.ring().await;
+        let ring = self.ring();
         let root = ring.active()?;
         let mut replay = Replay {
             fingerprint,

@@ -63,7 +63,7 @@ impl App {
         if target.id == caller.key_id() && overlap < LEAST_OWN_OVERLAP {
             return Err(Precondition::OverlapRequired.into());
         }
-        let ring = self.ring().await;
+        let ring = self.ring();
         let shown = Arc::new(
             self.settings
                 .key_format

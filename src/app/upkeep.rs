@@ -1,7 +1,10 @@
 //! What Claviger does in its own time: forgetting what is due, erasing what may not be shown again, learning of root
 //! secrets that others activated. The server calls it every few seconds; doing it late is never wrong.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use super::{App, SHOWN_AGAIN_FOR, start};
 use crate::domain::{
@@ -77,11 +80,11 @@ impl App {
     /// Learns what other replicas did to the root secrets.
     async fn refresh_ring(&self) -> Result<()> {
         let states = start::states(&self.store.root_secret_list().await?);
-        let mut ring = self.ring.write().await;
-        let renewed = ring.renewed(states);
+        let renewed = self.ring().renewed(states);
         let renewed =
             renewed.ok_or_else(|| Error::fault("the database names no root secret, or several, as the active one"))?;
-        *ring = Arc::new(renewed);
-        ring.active().map(drop)
+        let renewed = Arc::new(renewed);
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&renewed);
+        renewed.active().map(drop)
     }
 }

@@ -2,19 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{
-    App,
-    alarms::Alarm,
-    counts::code,
-    freshness::{Digest, Found},
-};
+use super::{App, alarms::Alarm, counts::code, freshness::Found, proof::Shown};
 use crate::{
     domain::{
-        ApiKey, Caller, CredentialId, Error, KeyId, Reach, Result, Scope,
+        Caller, CredentialId, Error, KeyId, Reach, Result, Scope,
         decision::{Decision, Finding, Refusal, decide},
         error::{Denial, Precondition, Unavailable},
         ip_rules::CallerIp,
-        key_string::{KeyString, Proof},
+        key_string::{Proof, Tagged},
+        pass::Pass,
         scope,
     },
     seeded,
@@ -57,7 +53,7 @@ enum Proved {
     NotFound(Revision),
     /// What the database says is good was seen revoked before.
     Revoked(KeyId, Finding, Revision),
-    Key(Arc<ApiKey>, CredentialId, Revision),
+    Key(Arc<Pass>, CredentialId, Revision),
 }
 
 /// What a proof may rest on.
@@ -88,7 +84,7 @@ impl App {
                 let decision = decide(&key, shown, question.caller_ip, &question.required_scopes, now)
                     .inspect_err(|poisoned| self.alarms.raise_record_poisoned(*poisoned))?;
                 if matches!(decision, Decision::Valid(_)) {
-                    self.usage.note(key.id, now, question.caller_ip);
+                    self.usage.note(key.id(), now, question.caller_ip);
                 }
                 Verdict { decision, revision: Some(revision) }
             }
@@ -120,7 +116,7 @@ impl App {
                     }
                     Error::Denied(Denial::PeerNotAllowed) => {
                         // A proved key from a wrong address may be a stolen one.
-                        tracing::warn!(key_id = %key.id, %peer, "a caller's key was used from an address it is not allowed from");
+                        tracing::warn!(key_id = %key.id(), %peer, "a caller's key was used from an address it is not allowed from");
                         if let Ok(caller) = Caller::new(&key, shown, peer) {
                             self.note_refusal(&caller, "(any)", "PEER_NOT_ALLOWED");
                         }
@@ -128,14 +124,14 @@ impl App {
                     }
                     other => other,
                 })?;
-                self.usage.note(key.id, self.now(), Some(peer));
+                self.usage.note(key.id(), self.now(), Some(peer));
                 Ok(admitted)
             }
         }
     }
 
     /// Lets a caller in whose secret was proved, if its key is good now and here.
-    pub(super) fn admit(&self, key: &ApiKey, shown: CredentialId, peer: CallerIp) -> Result<Caller> {
+    pub(super) fn admit(&self, key: &Arc<Pass>, shown: CredentialId, peer: CallerIp) -> Result<Caller> {
         match decide(key, shown, Some(peer), &[], self.now())? {
             Decision::Valid(_) => Caller::new(key, shown, peer),
             Decision::Refused(Refusal::Proved(_, Finding::IpNotAllowed | Finding::CallerIpRequired)) => {
@@ -149,26 +145,29 @@ impl App {
     /// at most.
     async fn prove(self: &Arc<Self>, text: &str, wanted: Wanted<'_>) -> Result<Proved> {
         let Ok(unproved) = self.settings.key_format.parse(text) else { return Ok(Proved::Malformed) };
-        let shown = match unproved.prove(&*self.ring().await) {
+        let shown = match unproved.prove(&self.ring()) {
             Proof::Ours(shown) => shown,
             Proof::Forged => return Ok(Proved::Malformed),
             Proof::RootNotMounted(root) => return Err(Error::Unavailable(Unavailable::RootSecret(root.as_char()))),
         };
-        let digest = self.proofs.of_shown(&shown);
         let begun = self.freshness.polls_begun();
         let mut is_fresh = true;
         if wanted.rights == Rights::Remembered {
-            is_fresh = match self.recall(shown.credential_id(), &digest, &wanted, begun).await {
+            is_fresh = match self.recall(&shown, &wanted, begun).await {
                 Recalled::Answer(proved) => return Ok(proved),
                 Recalled::Unknown { is_fresh } => is_fresh,
             };
         }
-        self.prove_by_reading(Arc::new(shown), digest, &wanted, is_fresh).await
+        let Some(key) = shown.key_string() else { return Ok(Proved::Malformed) };
+        let shown = Shown { key: Arc::new(key), digest: shown.digest() };
+        // In a place of its own: the way through memory, which nearly all calls take, has no use for so much room.
+        Box::pin(self.prove_by_reading(shown, &wanted, is_fresh)).await
     }
 
     /// What memory says (steps 4 and 9 of the argument).
-    async fn recall(&self, shown: CredentialId, digest: &Digest, wanted: &Wanted<'_>, begun: u64) -> Recalled {
-        let recalled = self.freshness.recall(&*self.clock, shown, digest).await;
+    async fn recall(&self, shown: &Tagged<'_>, wanted: &Wanted<'_>, begun: u64) -> Recalled {
+        let (digest, shown) = (shown.digest(), shown.credential_id());
+        let recalled = self.freshness.recall(&*self.clock, shown, &digest).await;
         let Some(position) = recalled.position else { return Recalled::Unknown { is_fresh: false } };
         let reaches = |revision: &Revision| {
             wanted.min_revision.is_none_or(|least| least.epoch() == revision.epoch() && least.seq() <= revision.seq())
@@ -177,7 +176,7 @@ impl App {
             let revision = Revision::new(Arc::clone(position.epoch()), position.seq().max(found.as_of));
             if reaches(&revision) {
                 self.freshness.count_from_memory();
-                return Recalled::Answer(if wanted.reach.covers(&found.row.merchant) {
+                return Recalled::Answer(if wanted.reach.covers_name(found.row.merchant()) {
                     Proved::Key(found.row, shown, revision)
                 } else {
                     Proved::NotFound(revision)
@@ -193,20 +192,14 @@ impl App {
     }
 
     /// What the database says, by a read that begins now at the earliest (step 10).
-    async fn prove_by_reading(
-        self: &Arc<Self>,
-        shown: Arc<KeyString>,
-        digest: Digest,
-        wanted: &Wanted<'_>,
-        is_fresh: bool,
-    ) -> Result<Proved> {
+    async fn prove_by_reading(self: &Arc<Self>, shown: Shown, wanted: &Wanted<'_>, is_fresh: bool) -> Result<Proved> {
         let poisoned = |error: &Error| {
             if let Error::Poisoned(poisoned) = error {
                 self.alarms.raise_record_poisoned(*poisoned);
             }
         };
         let patience = self.freshness.patience(is_fresh);
-        let fetched = self.fetch(shown.credential_id(), patience).await.inspect_err(poisoned)?;
+        let fetched = self.fetch(shown.key.credential_id(), patience).await.inspect_err(poisoned)?;
         let revision = fetched.revision.clone();
         if let Some(least) = wanted.min_revision {
             if least.epoch() != revision.epoch() {
@@ -218,16 +211,16 @@ impl App {
         }
         let Some((credential, key)) = &fetched.found else {
             if let Some(generation) = fetched.generation {
-                self.freshness.absent().keep(generation, shown.credential_id(), revision.seq());
+                self.freshness.absent().keep(generation, shown.key.credential_id(), revision.seq());
             }
             return Ok(Proved::NotFound(revision));
         };
         if !wanted.reach.covers(&key.merchant) {
             return Ok(Proved::NotFound(revision));
         }
-        if !self.secret_matches(&shown, credential, key).await.inspect_err(poisoned)? {
+        let Some(stored) = self.prove_secret(&shown, credential, key).await.inspect_err(poisoned)? else {
             return Ok(Proved::NotFound(revision));
-        }
+        };
         if let Some(stands) = self.freshness.revoked().judge(&revision, key, credential.id, self.now()) {
             if !stands.is_late {
                 self.freshness.count_revoked_again();
@@ -242,12 +235,13 @@ impl App {
             return Ok(Proved::Revoked(key.id, stands.finding, revision));
         }
         seeded::race("fill: judged, not kept").await;
+        let pass = Arc::new(Pass::of(key));
         if let Some(generation) = fetched.generation {
-            let found =
-                Found { credential: credential.id, digest, key: key.id, row: Arc::clone(key), as_of: revision.seq() };
+            let (credential, row, as_of) = (credential.id, Arc::clone(&pass), revision.seq());
+            let found = Found { credential, digest: shown.digest, stored, key: key.id, row, as_of };
             self.freshness.memory().keep(generation, found);
         }
-        Ok(Proved::Key(Arc::clone(key), credential.id, revision))
+        Ok(Proved::Key(pass, credential.id, revision))
     }
 }
 

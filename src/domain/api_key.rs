@@ -160,6 +160,21 @@ pub enum CredentialState {
     Retired,
 }
 
+impl CredentialState {
+    /// How `id` stands beside the `current` one and the one that is `retiring`.
+    pub(super) fn of(id: CredentialId, current: CredentialId, retiring: Option<&Retiring>, now: Time) -> Self {
+        if id == current {
+            return Self::Current;
+        }
+        match retiring {
+            Some(retiring) if retiring.credential_id == id && now < retiring.expire_time => {
+                Self::Retiring(retiring.expire_time)
+            }
+            _ => Self::Retired,
+        }
+    }
+}
+
 impl ApiKey {
     /// What the key is at `now`.
     pub fn state(&self, now: Time) -> State {
@@ -178,15 +193,7 @@ impl ApiKey {
 
     /// How the credential `id`, which is one of this key's, stands at `now`. At most two are ever accepted.
     pub fn credential_state(&self, id: CredentialId, now: Time) -> CredentialState {
-        if id == self.current {
-            return CredentialState::Current;
-        }
-        match self.retiring {
-            Some(retiring) if retiring.credential_id == id && now < retiring.expire_time => {
-                CredentialState::Retiring(retiring.expire_time)
-            }
-            _ => CredentialState::Retired,
-        }
+        CredentialState::of(id, self.current, self.retiring.as_ref(), now)
     }
 
     /// When the secret before the current one ends, if it has not ended at `now`.

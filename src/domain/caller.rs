@@ -3,20 +3,21 @@
 //! A right is asked for with `require_…`, which answers with a [`Reach`]: the proof that the right was judged, without
 //! which no query of the store can be made.
 
+use std::sync::Arc;
+
 use super::{
     ApiKey, CredentialId, KeyId, Merchant, Scope,
     error::{Denial, Error, Result},
     ip_rules::CallerIp,
+    pass::Pass,
     scope,
 };
 
 /// A caller whose key was judged good. Its rights are those of the moment it was judged.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    key_id: KeyId,
+    pass: Arc<Pass>,
     credential_id: CredentialId,
-    merchant: Merchant,
-    scopes: Vec<Scope>,
     peer: CallerIp,
 }
 
@@ -32,7 +33,12 @@ impl Reach {
 
     /// Whether the keys of `merchant` are within.
     pub fn covers(&self, merchant: &Merchant) -> bool {
-        self.0.as_ref().is_none_or(|own| own == merchant)
+        self.covers_name(merchant.as_str())
+    }
+
+    /// Whether the keys of the merchant of this name are within.
+    pub fn covers_name(&self, merchant: &str) -> bool {
+        self.0.as_ref().is_none_or(|own| own.as_str() == merchant)
     }
 
     /// The one merchant it is limited to, if it is.
@@ -50,20 +56,20 @@ impl Reach {
 }
 
 impl Caller {
-    /// The caller who showed the credential `credential_id` of `key` over a connection from `peer`.
+    /// The caller who showed the credential `credential_id` of a key over a connection from `peer`.
     ///
     /// Whoever calls this has judged the key by `decision::decide`.
     ///
     /// # Errors
     /// If the scopes of the key cannot be read.
-    pub fn new(key: &ApiKey, credential_id: CredentialId, peer: CallerIp) -> Result<Self> {
-        let terms = key.terms.as_ref().map_err(|poisoned| *poisoned)?;
-        Ok(Self { key_id: key.id, credential_id, merchant: key.merchant.clone(), scopes: terms.scopes.clone(), peer })
+    pub fn new(pass: &Arc<Pass>, credential_id: CredentialId, peer: CallerIp) -> Result<Self> {
+        pass.require_readable()?;
+        Ok(Self { pass: Arc::clone(pass), credential_id, peer })
     }
 
     /// The key it called with.
     pub fn key_id(&self) -> KeyId {
-        self.key_id
+        self.pass.id()
     }
 
     /// The very secret it called with.
@@ -72,8 +78,8 @@ impl Caller {
     }
 
     /// The merchant it belongs to.
-    pub fn merchant(&self) -> &Merchant {
-        &self.merchant
+    pub fn merchant(&self) -> Merchant {
+        self.pass.owner()
     }
 
     /// The address it called from.
@@ -86,7 +92,7 @@ impl Caller {
     /// # Errors
     /// [`Denial::ScopeMissing`].
     pub fn require(&self, scope: &'static str) -> Result<Reach> {
-        if scope::holds(&self.scopes, scope) { Ok(self.reach()) } else { Err(Denial::ScopeMissing(scope).into()) }
+        if scope::holds(self.pass.scopes(), scope) { Ok(self.reach()) } else { Err(Denial::ScopeMissing(scope).into()) }
     }
 
     /// Requires a scope, but for the key that the caller called with none.
@@ -94,7 +100,7 @@ impl Caller {
     /// # Errors
     /// [`Denial::ScopeMissing`].
     pub fn require_unless_own(&self, scope: &'static str, key_id: KeyId) -> Result<Reach> {
-        if key_id == self.key_id { Ok(Reach(Some(self.merchant.clone()))) } else { self.require(scope) }
+        if key_id == self.pass.id() { Ok(Reach(Some(self.merchant()))) } else { self.require(scope) }
     }
 
     /// Requires every reserved scope among `scopes`: to grant them, or to change a key that holds them.
@@ -102,7 +108,7 @@ impl Caller {
     /// # Errors
     /// [`Denial::ReservedScopesNotHeld`].
     pub fn require_held(&self, scopes: &[Scope]) -> Result<()> {
-        let missing = scope::reserved_not_held(&self.scopes, scopes);
+        let missing = scope::reserved_not_held(self.pass.scopes(), scopes);
         if missing.is_empty() { Ok(()) } else { Err(Denial::ReservedScopesNotHeld(missing).into()) }
     }
 
@@ -119,8 +125,8 @@ impl Caller {
     }
 
     fn reach(&self) -> Reach {
-        let all = self.scopes.iter().any(|scope| scope.as_str() == scope::ALL_MERCHANTS);
-        Reach((!all).then(|| self.merchant.clone()))
+        let all = self.pass.scopes().any(|scope| scope == scope::ALL_MERCHANTS);
+        Reach((!all).then(|| self.merchant()))
     }
 }
 
@@ -143,7 +149,7 @@ mod tests {
     fn caller(scopes: &[&'static str]) -> Caller {
         let terms = Terms { scopes: scopes.iter().map(|name| Scope::reserved(name)).collect(), ..Terms::default() };
         let key = ApiKey { terms: Ok(terms), ..example() };
-        Caller::new(&key, key.current, "127.0.0.1".parse().unwrap()).unwrap()
+        Caller::new(&Arc::new(Pass::of(&key)), key.current, "127.0.0.1".parse().unwrap()).unwrap()
     }
 
     #[test]
@@ -162,7 +168,7 @@ mod tests {
         assert!(caller.require(scope::KEYS_READ).is_err());
         assert!(caller.require_unless_own(scope::KEYS_READ, KeyId::from_bytes([9; 16])).is_err());
         let reach = caller.require_unless_own(scope::KEYS_READ, caller.key_id()).unwrap();
-        assert_eq!(reach.merchant(), Some(caller.merchant()));
+        assert_eq!(reach.merchant(), Some(&caller.merchant()));
     }
 
     #[test]

@@ -1,19 +1,20 @@
 //! The decision: whether a key whose secret was proved opens the door.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{
-    ApiKey, CredentialId, KeyId, Merchant, Scope, State, Time, WebhookFormat,
+    CredentialId, KeyId, Scope, State, Time,
     api_key::CredentialState,
     error::Poisoned,
     ip_rules::{CallerIp, IpVerdict},
+    pass::Pass,
 };
 
 /// The answer to Validate.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Decision {
     /// Let the client in.
-    Valid(Box<Principal>),
+    Valid(Principal),
     /// Do not.
     Refused(Refusal),
 }
@@ -51,22 +52,10 @@ pub enum Finding {
 }
 
 /// Whose key it is and what it may do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Principal {
-    /// The key.
-    pub key_id: KeyId,
-    /// Whose.
-    pub merchant: Merchant,
-    /// Its name for people.
-    pub display_name: String,
-    /// All it may do.
-    pub scopes: Vec<Scope>,
-    /// The merchant's notes.
-    pub labels: BTreeMap<String, String>,
-    /// How webhooks are written.
-    pub webhook_format: WebhookFormat,
-    /// When the key ends.
-    pub expire_time: Option<Time>,
+    /// The key: what is told of it is read from here.
+    pub pass: Arc<Pass>,
     /// When the secret that was shown ends, if it is being retired.
     pub secret_expire_time: Option<Time>,
 }
@@ -76,13 +65,13 @@ pub struct Principal {
 /// # Errors
 /// [`Poisoned`] if the terms of the key cannot be read and nothing before them refused it.
 pub fn decide(
-    key: &ApiKey,
+    key: &Arc<Pass>,
     shown: CredentialId,
     ip: Option<CallerIp>,
     required: &[Scope],
     now: Time,
 ) -> Result<Decision, Poisoned> {
-    let refused = |finding| Ok(Decision::Refused(Refusal::Proved(key.id, finding)));
+    let refused = |finding| Ok(Decision::Refused(Refusal::Proved(key.id(), finding)));
     let state = key.state(now);
     if state == State::Deleted {
         return refused(Finding::Deleted);
@@ -92,7 +81,7 @@ pub fn decide(
         CredentialState::Retiring(end) => Some(end),
         CredentialState::Retired => {
             // If it cannot be read which secret is the current one, nobody knows that this one is retired.
-            key.terms.as_ref().map_err(|poisoned| *poisoned)?;
+            key.require_readable()?;
             return refused(Finding::SecretRetired);
         }
     };
@@ -102,33 +91,25 @@ pub fn decide(
         State::NotYetValid => return refused(Finding::NotYetValid),
         State::Expired => return refused(Finding::Expired),
     }
-    let terms = key.terms.as_ref().map_err(|poisoned| *poisoned)?;
-    match terms.ip_rules.judge(ip) {
+    key.require_readable()?;
+    match key.judge_ip(ip) {
         IpVerdict::Permitted => {}
         IpVerdict::AddressRequired => return refused(Finding::CallerIpRequired),
         IpVerdict::NotAllowed => return refused(Finding::IpNotAllowed),
     }
-    let missing: Vec<Scope> = required.iter().filter(|scope| !terms.scopes.contains(scope)).cloned().collect();
+    let is_missing = |scope: &&Scope| !key.scopes().any(|held| held == scope.as_str());
+    let missing: Vec<Scope> = required.iter().filter(is_missing).cloned().collect();
     if !missing.is_empty() {
         return refused(Finding::ScopeNotGranted(missing));
     }
-    Ok(Decision::Valid(Box::new(Principal {
-        key_id: key.id,
-        merchant: key.merchant.clone(),
-        display_name: key.display_name.clone(),
-        scopes: terms.scopes.clone(),
-        labels: terms.labels.clone(),
-        webhook_format: terms.webhook_format,
-        expire_time: key.expire_time,
-        secret_expire_time,
-    })))
+    Ok(Decision::Valid(Principal { pass: Arc::clone(key), secret_expire_time }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::{
-        DeleteReason,
+        ApiKey, DeleteReason,
         api_key::{Deletion, Retiring, Terms, tests::example},
         ip_rules::IpRules,
     };
@@ -137,7 +118,7 @@ mod tests {
 
     fn finding(key: &ApiKey, shown: CredentialId, ip: Option<&str>, required: &[&str]) -> Option<Finding> {
         let required: Vec<Scope> = required.iter().map(|text| text.parse().unwrap()).collect();
-        match decide(key, shown, ip.map(|ip| ip.parse().unwrap()), &required, NOW).unwrap() {
+        match decide(&Arc::new(Pass::of(key)), shown, ip.map(|ip| ip.parse().unwrap()), &required, NOW).unwrap() {
             Decision::Valid(_) => None,
             Decision::Refused(Refusal::Proved(_, finding)) => Some(finding),
             Decision::Refused(other) => panic!("{other:?} is not for this function to find"),
@@ -194,7 +175,7 @@ mod tests {
     fn case_40_unreadable_terms_are_no_decision_but_a_deleted_key_is() {
         let poisoned = Poisoned { key_id: example().id, what: "scopes" };
         let mut key = ApiKey { terms: Err(poisoned), ..example() };
-        assert_eq!(decide(&key, key.current, None, &[], NOW), Err(poisoned));
+        assert_eq!(decide(&Arc::new(Pass::of(&key)), key.current, None, &[], NOW).err(), Some(poisoned));
         key.deletion = Some(Deletion { delete_time: NOW, purge_time: NOW, reason: DeleteReason::Unspecified });
         assert_eq!(finding(&key, key.current, None, &[]), Some(Finding::Deleted));
     }

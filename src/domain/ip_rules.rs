@@ -191,15 +191,20 @@ pub enum IpVerdict {
 impl IpRules {
     /// Whether the rules let `ip` in.
     pub fn judge(&self, ip: Option<CallerIp>) -> IpVerdict {
-        if self.allowed.is_empty() && self.denied.is_empty() {
-            return IpVerdict::Permitted;
-        }
-        let Some(ip) = ip else { return IpVerdict::AddressRequired };
-        let allowed = self.allowed.is_empty() || self.allowed.iter().any(|block| block.contains(ip));
-        if allowed && !self.denied.iter().any(|block| block.contains(ip)) {
-            IpVerdict::Permitted
-        } else {
-            IpVerdict::NotAllowed
-        }
+        judge(&self.allowed, &self.denied, ip)
+    }
+}
+
+/// Whether these rules let `ip` in.
+pub(super) fn judge(allowed: &[IpBlock], denied: &[IpBlock], ip: Option<CallerIp>) -> IpVerdict {
+    if allowed.is_empty() && denied.is_empty() {
+        return IpVerdict::Permitted;
+    }
+    let Some(ip) = ip else { return IpVerdict::AddressRequired };
+    let is_allowed = allowed.is_empty() || allowed.iter().any(|block| block.contains(ip));
+    if is_allowed && !denied.iter().any(|block| block.contains(ip)) {
+        IpVerdict::Permitted
+    } else {
+        IpVerdict::NotAllowed
     }
 }

@@ -92,10 +92,40 @@ pub struct KeyString {
     secret: Key,
 }
 
+/// What a process remembers of a key string in place of its secret: the 192 bits of the MAC that follow those of the tag.
+///
+/// It is of every character before the tag, under a key that only this deployment has: other bytes have another one, also
+/// those of somebody who stole the root secret and can make tags.
+#[derive(Clone, Copy)]
+pub struct Digest([u64; 3]);
+
+impl Digest {
+    /// The digest of these bits.
+    pub const fn from_words(words: [u64; 3]) -> Self {
+        Self(words)
+    }
+
+    /// Its bits.
+    pub fn words(&self) -> [u64; 3] {
+        self.0
+    }
+
+    /// Whether both are of the same bytes; takes equally long whatever they are.
+    pub fn matches(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+/// A text whose tag was checked, before its secret is looked at.
+pub struct Tagged<'a> {
+    unproved: Unproved<'a>,
+    digest: Digest,
+}
+
 /// What the tag of a key string says.
-pub enum Proof {
-    /// This deployment made it.
-    Ours(KeyString),
+pub enum Proof<'a> {
+    /// This deployment made it, or somebody who knows its root secret.
+    Ours(Tagged<'a>),
     /// Nobody here made it.
     Forged,
     /// It may be ours; the root secret that could tell is in use but not mounted here.
@@ -162,9 +192,9 @@ impl KeyFormat {
     }
 }
 
-impl Unproved<'_> {
+impl<'a> Unproved<'a> {
     /// Looks at the tag.
-    pub fn prove(&self, ring: &KeyRing) -> Proof {
+    pub fn prove(self, ring: &KeyRing) -> Proof<'a> {
         let root = match ring.find(self.root) {
             Found::Mounted(root) => root,
             Found::NotMounted => return Proof::RootNotMounted(self.root),
@@ -172,20 +202,34 @@ impl Unproved<'_> {
         };
         let bytes = self.text.as_bytes();
         let tag_at = bytes.len() - base62::WIDTH_32 - base62::WIDTH_64;
-        let secret_at = tag_at - base62::WIDTH_256;
-        let tag = base62::decode::<8>(&bytes[tag_at..tag_at + base62::WIDTH_64]);
-        let ours = tag.is_some_and(|tag| tag.ct_eq(&make_tag(root, &bytes[..tag_at])).into());
-        let secret = base62::decode::<32>(&bytes[secret_at..tag_at]).map(Zeroizing::new);
-        match secret {
-            Some(secret) if ours => Proof::Ours(KeyString {
-                text: Zeroizing::new(self.text.to_owned()),
-                prefix_length: self.prefix_length,
-                credential_id: self.credential_id,
-                root: self.root,
-                secret,
-            }),
+        let (tag, digest) = authenticate(root, &bytes[..tag_at]);
+        match base62::decode::<8>(&bytes[tag_at..tag_at + base62::WIDTH_64]) {
+            Some(shown) if u64::from_be_bytes(shown).ct_eq(&tag).into() => {
+                Proof::Ours(Tagged { unproved: self, digest })
+            }
             _ => Proof::Forged,
         }
+    }
+}
+
+impl Tagged<'_> {
+    /// Its lookup key.
+    pub fn credential_id(&self) -> CredentialId {
+        self.unproved.credential_id
+    }
+
+    /// By which it is remembered.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The key string itself; none if its secret is spelled as no secret is.
+    pub fn key_string(&self) -> Option<KeyString> {
+        let Unproved { text, prefix_length, credential_id, root } = self.unproved;
+        let tag_at = text.len() - base62::WIDTH_32 - base62::WIDTH_64;
+        let secret = &text.as_bytes()[tag_at - base62::WIDTH_256..tag_at];
+        let secret = base62::decode::<32>(secret).map(Zeroizing::new)?;
+        Some(KeyString { text: Zeroizing::new(text.to_owned()), prefix_length, credential_id, root, secret })
     }
 }
 
@@ -198,8 +242,8 @@ impl KeyString {
         text.push('_');
         text.push(root.id().as_char());
         base62::push(&mut text, secret.as_ref(), base62::WIDTH_256);
-        let tag = make_tag(root, text.as_bytes());
-        base62::push(&mut text, &tag, base62::WIDTH_64);
+        let (tag, _) = authenticate(root, text.as_bytes());
+        base62::push(&mut text, &tag.to_be_bytes(), base62::WIDTH_64);
         let checksum = crc32fast::hash(text.as_bytes());
         base62::push(&mut text, &checksum.to_be_bytes(), base62::WIDTH_32);
         Self { text, prefix_length: prefix.0.len(), credential_id, root: root.id(), secret }
@@ -236,15 +280,19 @@ pub fn public_part(prefix: &str, credential_id: CredentialId) -> String {
     format!("{prefix}_{credential_id}")
 }
 
-/// The first 64 bits of HMAC-SHA-256 over everything before the tag.
-fn make_tag(root: &RootSecret, text: &[u8]) -> [u8; 8] {
+/// HMAC-SHA-256 over everything before the tag: its first 64 bits are the tag, the others the digest. One run makes both,
+/// and it is the dearest part of a decision (115 ns).
+fn authenticate(root: &RootSecret, text: &[u8]) -> (u64, Digest) {
     let mut mac = root.tag().clone();
     mac.update(text);
     let mut full = mac.finalize().into_bytes();
-    let mut tag = [0; 8];
-    tag.copy_from_slice(&full[..8]);
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(full.chunks_exact(8)) {
+        *word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    }
     full.zeroize();
-    tag
+    let [tag, digest @ ..] = words;
+    (tag, Digest(digest))
 }
 
 impl fmt::Debug for KeyString {

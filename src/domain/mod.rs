@@ -13,6 +13,7 @@ pub mod fields;
 mod ids;
 pub mod ip_rules;
 pub mod key_string;
+pub mod pass;
 pub mod root_secret;
 pub mod scope;
 pub mod sealed;

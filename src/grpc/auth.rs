@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use super::status;
 use crate::{
     app::{App, Rights},
-    domain::{Caller, Error, Result, ip_rules::CallerIp},
+    domain::{Caller, Error, KeyId, Result, ip_rules::CallerIp},
 };
 
 /// The service behind it sees only callers that were judged good.
@@ -40,9 +40,9 @@ pub(super) struct CallerKey {
     pub(super) peer: CallerIp,
 }
 
-/// Leaves the caller's name on the answer, for the log line of a failure.
-#[derive(Clone)]
-pub(super) struct CalledBy(pub(super) String);
+/// Leaves the caller's name on an answer that is a failure, for its line in the log.
+#[derive(Clone, Copy)]
+pub(super) struct CalledBy(pub(super) KeyId);
 
 impl<S> Authenticated<S> {
     /// Puts itself in front of `inner`.
@@ -92,10 +92,12 @@ where
             };
             match caller {
                 Ok(caller) => {
-                    let called_by = CalledBy(caller.key_id().to_string());
+                    let called_by = CalledBy(caller.key_id());
                     request.extensions_mut().insert(caller);
                     let mut response = inner.call(request).await?;
-                    response.extensions_mut().insert(called_by);
+                    if response.headers().contains_key("grpc-status") {
+                        response.extensions_mut().insert(called_by);
+                    }
                     Ok(response)
                 }
                 Err(error) => Ok(status::of(error).into_http()),

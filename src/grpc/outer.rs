@@ -5,6 +5,7 @@ use std::{
     any::Any,
     convert::Infallible,
     future::Future,
+    net::SocketAddr,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -153,32 +154,30 @@ impl http_body::Body for Held {
 
 /// What is known of a call before it is made.
 struct Call {
-    path: String,
-    peer: String,
+    uri: http::Uri,
+    peer: Option<SocketAddr>,
     deadline: Duration,
 }
 
 impl Call {
     fn of(request: &http::Request<Body>) -> Self {
-        let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
         let timeout = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok());
         Self {
-            // Anyone can ask for any path, and one could hold a key string.
-            path: request.uri().path().chars().take(64).collect(),
-            peer: peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            uri: request.uri().clone(),
+            peer: request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr),
             deadline: timeout.and_then(grpc_timeout).map_or(LONGEST, a_little_before).min(LONGEST),
         }
     }
 
     /// Whether it is for health or reflection.
     fn is_a_neighbour_s(&self) -> bool {
-        self.path.starts_with("/grpc.")
+        self.uri.path().starts_with("/grpc.")
     }
 
     /// The answer, with one `ErrorInfo` if it is an error that the transport made.
     fn completed(&self, response: http::Response<Body>) -> http::Response<Body> {
         let Some(found) = Status::from_header_map(response.headers()) else { return response };
-        let ours = self.path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE)).is_some();
+        let ours = self.uri.path().strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE)).is_some();
         let unknown = found.code() == Code::Unimplemented;
         if found.code() == Code::Ok || found.get_details_error_info().is_some() || !(ours || unknown) {
             return response;
@@ -187,7 +186,7 @@ impl Call {
         completed.set_source(Arc::new(found));
         let mut answer = completed.into_http();
         if let Some(called_by) = response.extensions().get::<CalledBy>() {
-            answer.extensions_mut().insert(called_by.clone());
+            answer.extensions_mut().insert(*called_by);
         }
         answer
     }
@@ -198,10 +197,12 @@ impl Call {
             return;
         };
         let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
-        let caller = response.extensions().get::<CalledBy>().map_or("", |called_by| called_by.0.as_str());
+        let caller = response.extensions().get::<CalledBy>().map(|called_by| called_by.0.to_string());
+        let caller = caller.as_deref().unwrap_or_default();
+        let peer = self.peer.map(|peer| peer.to_string()).unwrap_or_default();
         let cause = cause_of(status);
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let (rpc, peer, code) = (self.known_path(), self.peer.as_str(), status::code_name(status.code()));
+        let (rpc, code) = (self.known_path(), status::code_name(status.code()));
         match status.code() {
             Code::Internal | Code::Unknown | Code::DataLoss => {
                 tracing::error!(rpc, code, reason, caller, peer, took_ms, cause, "call failed");
@@ -215,9 +216,11 @@ impl Call {
 
     /// The path, if it is one of ours: others could say anything.
     fn known_path(&self) -> &str {
-        let known = self.path.starts_with("/claviger.v1.") || self.path.starts_with("/grpc.");
-        let plain = self.path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._".contains(&b)) && self.path.len() < 64;
-        if known && plain { &self.path } else { "(unknown)" }
+        // Anyone can ask for any path, and one could hold a key string.
+        let path = self.uri.path();
+        let known = path.starts_with("/claviger.v1.") || path.starts_with("/grpc.");
+        let plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._".contains(&b)) && path.len() < 64;
+        if known && plain { path } else { "(unknown)" }
     }
 }
 

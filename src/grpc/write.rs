@@ -113,8 +113,8 @@ pub(super) fn validated(verdict: Verdict, caller_ip: Option<CallerIp>) -> proto:
     let code = match verdict.decision {
         Decision::Valid(valid) => {
             response.valid = true;
-            response.key_id = valid.key_id.to_string();
-            response.principal = Some(principal(*valid));
+            response.key_id = valid.pass.id().to_string();
+            response.principal = Some(principal(&valid, response.key_id.clone()));
             proto::DecisionCode::Valid
         }
         Decision::Refused(Refusal::Malformed) => proto::DecisionCode::Malformed,
@@ -144,16 +144,17 @@ fn found(finding: &Finding) -> proto::DecisionCode {
     }
 }
 
-fn principal(principal: Principal) -> proto::Principal {
+fn principal(principal: &Principal, key_id: String) -> proto::Principal {
+    let Principal { pass, secret_expire_time } = principal;
     proto::Principal {
-        key_id: principal.key_id.to_string(),
-        merchant_username: principal.merchant.to_string(),
-        display_name: principal.display_name,
-        scopes: principal.scopes.iter().map(ToString::to_string).collect(),
-        labels: principal.labels,
-        webhook_format: webhook_format(principal.webhook_format).into(),
-        expire_time: principal.expire_time.map(time),
-        secret_expire_time: principal.secret_expire_time.map(time),
+        key_id,
+        merchant_username: pass.merchant().to_owned(),
+        display_name: pass.display_name().to_owned(),
+        scopes: pass.scopes().map(str::to_owned).collect(),
+        labels: pass.labels().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        webhook_format: webhook_format(pass.webhook_format()).into(),
+        expire_time: pass.expire_time().map(time),
+        secret_expire_time: secret_expire_time.map(time),
     }
 }
 

@@ -60,7 +60,7 @@ impl Readiness {
                 if !app.freshness().was_fresh() {
                     reasons.push("starting: the feed of changes has not been followed to its head yet".to_owned());
                 }
-                for root in app.roots_missing().await {
+                for root in app.roots_missing() {
                     reasons.push(format!("the root secret `{root}` is in use and not mounted here"));
                 }
             }

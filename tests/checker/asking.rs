@@ -1,6 +1,6 @@
 //! Asking Validate: send, take the time, note the answer, and have it judged.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use claviger::grpc::proto::{self, DecisionCode};
 use tonic::{Code, Status};
@@ -32,10 +32,28 @@ pub enum How {
     AtLeast(usize, String),
 }
 
+/// A question that is on its way.
+pub struct Asked {
+    pub key: Arc<Key>,
+    pub question: proto::ValidateRequest,
+    how: How,
+    /// None: one that nobody issued.
+    secret: Option<usize>,
+    silent: Option<Moment>,
+    start: Moment,
+}
+
 impl World {
     /// Asks a replica about a key, and judges what it says.
-    pub async fn ask(&self, member: &Member, key: &Key, how: How, dice: &mut Dice) -> Option<Answer> {
+    pub async fn ask(&self, member: &Member, key: &Arc<Key>, how: How, dice: &mut Dice) -> Option<Answer> {
         let mut client = member.clients()?.deciding;
+        let asked = self.begin_to_ask(member, key, how, dice)?;
+        let answered = client.validate(asked.question.clone()).await;
+        self.conclude(member, &asked, answered.map(tonic::Response::into_inner))
+    }
+
+    /// Puts a question; it begins now.
+    pub fn begin_to_ask(&self, member: &Member, key: &Arc<Key>, how: How, dice: &mut Dice) -> Option<Asked> {
         let (secret, text) = match how {
             How::Forged => (None, key.forged.clone()),
             How::Plainly => {
@@ -47,24 +65,35 @@ impl World {
                 (Some(history.secrets.len() - 1), history.secrets.last()?.key.clone())
             }
         };
-        let silent = member.proxy.silent_since();
-        let start = self.clock.now();
-        let answered = client.validate(question(text, &how)).await;
+        let question = question(text, &how);
+        let (silent, key) = (member.proxy.silent_since(), Arc::clone(key));
+        Some(Asked { key, question, how, secret, silent, start: self.clock.now() })
+    }
+
+    /// Judges what a replica said, just now.
+    pub fn conclude(
+        &self,
+        member: &Member,
+        asked: &Asked,
+        answered: Result<proto::ValidateResponse, Status>,
+    ) -> Option<Answer> {
         let end = self.clock.now();
-        let blind = silent.is_some_and(|since| start > since.after(LEASE)) && member.proxy.silent_since() == silent;
+        let Asked { key, how, secret, silent, start, .. } = asked;
+        let (secret, start) = (*secret, *start);
+        let blind = silent.is_some_and(|since| start > since.after(LEASE)) && member.proxy.silent_since() == *silent;
         self.tally.count(match how {
             How::Plainly => Operation::Validate,
             How::Forged => Operation::ValidateForged,
             How::AtLeast(..) => Operation::ValidateAtLeast,
         });
         let answer = match answered {
-            Ok(answered) => self.read(member, key, &answered.into_inner(), &how, (start, end)),
+            Ok(answered) => self.read(member, key, &answered, how, (start, end)),
             Err(status) => {
                 self.undecided(member, &key.id, "Validate", start, &status);
                 return None;
             }
         };
-        let at_least = if let How::AtLeast(act, _) = how { Some(act) } else { None };
+        let at_least = if let How::AtLeast(act, _) = how { Some(*act) } else { None };
         let renamed = *self.renamed.lock().expect("nobody panics here");
         let seen = Validation { secret, start, end, answer, at_least, blind, renamed };
         let history = key.history.lock().expect("nobody panics here");
@@ -76,7 +105,7 @@ impl World {
     }
 
     /// Asks every replica so many times about a key, all at once.
-    pub async fn ask_all(&self, key: &Key, how: &How, times: usize, dice: &mut Dice) {
+    pub async fn ask_all(&self, key: &Arc<Key>, how: &How, times: usize, dice: &mut Dice) {
         let mut asking = Vec::new();
         for member in self.fleet.iter().cycle().take(self.fleet.len() * times) {
             let (how, mut dice) = (how.clone(), dice.fork());

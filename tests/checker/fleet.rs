@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     path::PathBuf,
     sync::{
         Mutex,
@@ -62,6 +63,7 @@ pub struct Member {
 /// Clients of one replica.
 #[derive(Clone)]
 pub struct Clients {
+    pub address: SocketAddr,
     pub deciding: Client,
     pub changing: Client,
 }
@@ -158,7 +160,7 @@ impl Member {
                     *self.foretold.lock().expect("nobody panics here") = Foretold { seed, ..Foretold::default() };
                     let deciding = client::connect(address, &self.admin, DECISION_PATIENCE);
                     let changing = client::connect(address, &self.admin, CHANGE_PATIENCE);
-                    self.clients.send_replace(Some(Clients { deciding, changing }));
+                    self.clients.send_replace(Some(Clients { address, deciding, changing }));
                     *running = Some(replica);
                     return Ok(());
                 }

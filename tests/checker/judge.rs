@@ -55,6 +55,8 @@ pub enum Rule {
     ValidOutOfBlind,
     /// `min_revision` is never answered from the past.
     AnsweredFromThePast,
+    /// Nothing is decided any more for a caller whose Delete was answered `enforced`, also on streams that were open before.
+    CallerOutlivesItsRight,
     /// Nothing is told to whoever shows a secret that was never issued.
     ForgedSecretBelieved,
     /// A Delete succeeds within 10 s although another replica was frozen after it took its number.

@@ -101,8 +101,13 @@ pub async fn ask_meanwhile(world: Arc<World>, key: Arc<Key>, mut dice: Dice) {
 
 /// Asks for a key until it is there, with the same `request_id`, so that it is one key.
 pub async fn create(world: &World, dice: &mut Dice) -> Option<Arc<Key>> {
+    create_as(world, new_key("a life"), dice).await
+}
+
+/// The same, for a key with these settings.
+pub async fn create_as(world: &World, api_key: proto::ApiKey, dice: &mut Dice) -> Option<Arc<Key>> {
     let request_id = format!("checker-{:016x}{:016x}", dice.bits(), dice.bits());
-    let request = proto::CreateRequest { api_key: Some(new_key("a life")), request_id };
+    let request = proto::CreateRequest { api_key: Some(api_key), request_id };
     loop {
         let member = world.any_for_changes(dice);
         if let Some(clients) = member.clients() {
@@ -127,7 +132,7 @@ pub async fn create(world: &World, dice: &mut Dice) -> Option<Arc<Key>> {
 }
 
 /// Changes the key a few times, as the dice have it, until something is not answered.
-async fn change(world: &World, key: &Key, dice: &mut Dice) {
+async fn change(world: &World, key: &Arc<Key>, dice: &mut Dice) {
     for _ in 0..dice.below(3) {
         let next = key.history.lock().expect("nobody panics here").secrets.len();
         let changes = match dice.below(3) {
@@ -146,7 +151,7 @@ async fn change(world: &World, key: &Key, dice: &mut Dice) {
 }
 
 /// Deletes the key: asks until the answer says that it is enforced.
-pub async fn delete(world: &World, key: &Key, dice: &mut Dice) {
+pub async fn delete(world: &World, key: &Arc<Key>, dice: &mut Dice) {
     while !world.is_over() {
         if let Some(acted) = act(world, key, Change::Delete, dice).await {
             look_back(world, key, &acted, dice).await;
@@ -159,7 +164,7 @@ pub async fn delete(world: &World, key: &Key, dice: &mut Dice) {
 }
 
 /// Asks all replicas at once after an answer: for no earlier state, if the act was not waited for.
-async fn look_back(world: &World, key: &Key, acted: &Acted, dice: &mut Dice) {
+async fn look_back(world: &World, key: &Arc<Key>, acted: &Acted, dice: &mut Dice) {
     if acted.enforced {
         world.ask_all(key, &How::Plainly, 1, dice).await;
     } else {

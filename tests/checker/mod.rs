@@ -3,7 +3,7 @@
 //! Several real replicas share one PostgreSQL that has a synchronous standby. Between each replica and the database stands
 //! a [`proxy`] that can slow, silence, cut and misdirect; replicas are killed and frozen, the database is restarted and
 //! its standby promoted ([`storm`], [`scenes`]). Meanwhile keys are born, changed and deleted ([`lives`]) and asked about
-//! by the thousand ([`validators`], [`asking`]). Every operation has a start and an end on one clock ([`clock`]), and every answer is
+//! by the thousand ([`validators`], [`streams`], [`asking`]). Every operation has a start and an end on one clock ([`clock`]), and every answer is
 //! held against what may be true in between by the [`judge`], at once, so that memory stays bounded however long it runs.
 //!
 //! [`phases`] is the order of a run, [`report`] what it says at its end, and [`seeded`] shows that the checker finds what
@@ -25,6 +25,7 @@ pub mod report;
 pub mod scenes;
 pub mod seeded;
 pub mod storm;
+pub mod streams;
 pub mod tally;
 pub mod validators;
 pub mod wire;

@@ -14,6 +14,7 @@ use super::{
     report::Report,
     scenes,
     storm::{self, Storm},
+    streams,
     tally::Violation,
     validators::{self, About},
     world::World,
@@ -111,6 +112,7 @@ pub fn unleash(all: &mut JoinSet<()>, world: &Arc<World>, plan: &Plan, time: Dur
         promote_every: plan.with_standby.then(|| (time / 6).max(Duration::from_secs(45))),
     };
     validators::spawn(all, world, About::Everything, plan.rate, dice);
+    streams::spawn(all, world, dice);
     lives::spawn(all, world, plan.lives, dice);
     storm::spawn(all, world, weather, dice);
     scenes::spawn(all, world, dice);

@@ -30,6 +30,7 @@ pub enum Operation {
     ValidateForged,
     ValidateUnborn,
     ValidateAtLeast,
+    ValidateStreamed,
     Create,
     Update,
     Rotate,
@@ -68,11 +69,12 @@ const KEPT: usize = 50;
 const LONGEST_STORY: usize = 1_200;
 
 impl Operation {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Validate,
         Self::ValidateForged,
         Self::ValidateUnborn,
         Self::ValidateAtLeast,
+        Self::ValidateStreamed,
         Self::Create,
         Self::Update,
         Self::Rotate,

@@ -1,4 +1,4 @@
-//! ValidateStream: each item by itself, and how a stream ends.
+//! `ValidateStream`: each item by itself, and how a stream ends.
 
 use std::{
     collections::BTreeMap,

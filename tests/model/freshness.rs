@@ -21,6 +21,8 @@ pub mod lease;
 pub mod memory;
 #[path = "../../src/app/freshness/recall.rs"]
 pub mod recall;
+#[path = "../../src/app/freshness/scatter.rs"]
+pub mod scatter;
 
 /// What was seen revoked mends what other steps let through, so the model goes without.
 pub mod revoked {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use claviger::{
-    domain::{CredentialId, KeyId, audit_event::Action},
+    domain::{CredentialId, KeyId, audit_event::Action, key_string::Digest},
     store::{Head, LoggedChange, Polled, Revision},
 };
 use shuttle::{
@@ -30,7 +30,7 @@ use crate::{
 /// The key that everybody asks for.
 pub const KEY: KeyId = KeyId::from_bytes([1; 16]);
 pub const CREDENTIAL: CredentialId = CredentialId::from_bytes([2; 16]);
-pub const DIGEST: [u8; 32] = [3; 32];
+pub const DIGEST: Digest = Digest::from_words([3, 4, 5]);
 
 /// In ticks of the model's clock, a millisecond each.
 pub const LEASE: u64 = 3;
@@ -193,7 +193,7 @@ impl World {
             match row {
                 Some(row) => {
                     let (row, as_of) = (Arc::new(row), revision.seq());
-                    let found = Found { credential: CREDENTIAL, digest: DIGEST, key: KEY, row, as_of };
+                    let found = Found { credential: CREDENTIAL, digest: DIGEST, stored: 7, key: KEY, row, as_of };
                     self.on.memory.keep(generation, found);
                 }
                 None => self.on.absent.keep(generation, CREDENTIAL, revision.seq()),

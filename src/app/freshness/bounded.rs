@@ -1,12 +1,18 @@
 //! A map of bounded size. When it is full, an entry that was not asked for lately makes room (the second chance, or
 //! clock, algorithm).
 
-use std::{collections::HashMap, hash::Hash};
+use std::hash::{BuildHasher, Hash};
+
+use hashbrown::HashTable;
+
+use super::scatter::Scatter;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Bounded<K, V> {
-    places: HashMap<K, usize>,
+    /// Where in `entries` each key is: four bytes each, while a map of keys to places would hold every key twice.
+    places: HashTable<u32>,
+    hashing: Scatter,
     entries: Vec<Entry<K, V>>,
     hand: usize,
     most: usize,
@@ -22,7 +28,8 @@ struct Entry<K, V> {
 impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
     /// Holds at most `most` entries, at least one.
     pub(crate) fn new(most: usize) -> Self {
-        Self { places: HashMap::new(), entries: Vec::new(), hand: 0, most: most.max(1) }
+        let most = most.clamp(1, u32::MAX as usize);
+        Self { places: HashTable::new(), hashing: Scatter::default(), entries: Vec::new(), hand: 0, most }
     }
 
     /// How many there are.
@@ -32,39 +39,53 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
 
     /// The value of `key`, which is wanted and had better stay.
     pub(crate) fn find(&mut self, key: &K) -> Option<&mut V> {
-        let entry = &mut self.entries[*self.places.get(key)?];
+        let place = self.place(key)?;
+        let entry = &mut self.entries[place];
         entry.was_asked_for = true;
         Some(&mut entry.value)
     }
 
     /// Puts a value in, in the place of the one before. True if another entry had to go.
     pub(crate) fn insert(&mut self, key: K, value: V) -> bool {
-        if let Some(place) = self.places.get(&key) {
-            self.entries[*place].value = value;
+        if let Some(place) = self.place(&key) {
+            self.entries[place].value = value;
             return false;
         }
         let evicts = self.entries.len() >= self.most;
         if evicts {
             self.evict();
         }
-        self.places.insert(key, self.entries.len());
+        // Fits: there are at most `most`.
+        let place = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
         self.entries.push(Entry { key, value, was_asked_for: false });
+        let (hashing, entries) = (&self.hashing, &self.entries);
+        self.places.insert_unique(hashing.hash_one(key), place, |place| hashing.hash_one(entries[*place as usize].key));
         evicts
     }
 
     /// Takes the entry of `key` out.
     pub(crate) fn remove(&mut self, key: &K) {
-        if let Some(place) = self.places.remove(key) {
-            self.entries.swap_remove(place);
-            if let Some(moved) = self.entries.get(place) {
-                self.places.insert(moved.key, place);
-            }
+        let (hash, entries) = (self.hashing.hash_one(key), &self.entries);
+        let Ok(found) = self.places.find_entry(hash, |place| entries[*place as usize].key == *key) else { return };
+        let (place, _) = found.remove();
+        // The last one takes its place.
+        let last = u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX);
+        self.entries.swap_remove(place as usize);
+        if let Some(moved) = self.entries.get(place as usize)
+            && let Some(found) = self.places.find_mut(self.hashing.hash_one(moved.key), |place| *place == last)
+        {
+            *found = place;
         }
     }
 
     /// Forgets everything, and gives the room back.
     pub(crate) fn clear(&mut self) {
         *self = Self::new(self.most);
+    }
+
+    fn place(&self, key: &K) -> Option<usize> {
+        let hash = self.hashing.hash_one(key);
+        self.places.find(hash, |place| self.entries[*place as usize].key == *key).map(|place| *place as usize)
     }
 
     fn evict(&mut self) {

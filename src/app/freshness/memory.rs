@@ -5,21 +5,20 @@
 //! with every change of it. Both are dropped under a lock that also marks when that was, so that a read which began
 //! before cannot bring back what was dropped after.
 
-use std::hash::{BuildHasher, Hash, RandomState};
-
-use subtle::ConstantTimeEq;
+use std::hash::{BuildHasher, Hash};
 
 use super::{
     bounded::Bounded,
+    scatter::Scatter,
     sync::{Arc, AtomicU64, Mutex, Ordering, PoisonError},
 };
 use crate::{
-    domain::{CredentialId, KeyId},
+    domain::{CredentialId, KeyId, key_string::Digest},
     seeded::{self, Bug},
 };
 
-/// A keyed digest of the bytes that were shown as a secret.
-pub(crate) type Digest = [u8; 32];
+/// A keyed digest of a credential as it is stored.
+pub(crate) type Stored = u64;
 
 /// What a read has to have been younger than. Taken before the read begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +30,8 @@ pub(crate) struct Found<R> {
     pub(crate) credential: CredentialId,
     /// The bytes that were proved to be its secret.
     pub(crate) digest: Digest,
+    /// The credential as it is stored, which they were proved by.
+    pub(crate) stored: Stored,
     /// Its key.
     pub(crate) key: KeyId,
     /// The key's row.
@@ -61,6 +62,7 @@ struct Row<R> {
 
 struct Proof {
     digest: Digest,
+    stored: Stored,
     key: KeyId,
     as_of: i64,
 }
@@ -69,7 +71,7 @@ struct Proof {
 pub(crate) struct Memory<R> {
     /// Counts what was dropped.
     moment: AtomicU64,
-    hashing: RandomState,
+    hashing: Scatter,
     rows: Vec<Mutex<Part<KeyId, Row<R>>>>,
     proofs: Vec<Mutex<Part<CredentialId, Proof>>>,
 }
@@ -80,7 +82,7 @@ impl<R> Memory<R> {
         let each = most.div_ceil(parts.max(1));
         Self {
             moment: AtomicU64::new(0),
-            hashing: RandomState::new(),
+            hashing: Scatter::default(),
             rows: (0..parts.max(1)).map(|_| Part::new(each)).collect(),
             // A key in rotation has two secrets that are shown.
             proofs: (0..parts.max(1)).map(|_| Part::new(each + each / 4)).collect(),
@@ -98,7 +100,7 @@ impl<R> Memory<R> {
         let (key, proved_as_of) = {
             let mut part = lock(self.part(&self.proofs, &credential));
             let proof = part.held.find(&credential)?;
-            if !seeded::bug(Bug::MemoryByIdAlone) && !bool::from(proof.digest.ct_eq(digest)) {
+            if !seeded::bug(Bug::MemoryByIdAlone) && !proof.digest.matches(digest) {
                 return None;
             }
             (proof.key, proof.as_of)
@@ -109,10 +111,16 @@ impl<R> Memory<R> {
         (row.as_of >= proved_as_of).then(|| Remembered { row: Arc::clone(&row.row), as_of: row.as_of })
     }
 
+    /// Whether `digest` is that of bytes which were proved to be the secret of `credential` as it is stored.
+    pub(crate) fn is_proved(&self, credential: CredentialId, digest: &Digest, stored: Stored) -> bool {
+        let mut part = lock(self.part(&self.proofs, &credential));
+        part.held.find(&credential).is_some_and(|proof| proof.stored == stored && proof.digest.matches(digest))
+    }
+
     /// Remembers what a read found that began at `generation`, unless something was dropped since that it may not have
     /// seen, or something younger is there (step 6).
     pub(crate) fn keep(&self, generation: Generation, found: Found<R>) {
-        let Found { credential, digest, key, row, as_of } = found;
+        let Found { credential, digest, stored, key, row, as_of } = found;
         let unfenced = seeded::bug(Bug::FillWithoutGeneration);
         {
             let mut part = lock(self.part(&self.rows, &key));
@@ -126,7 +134,7 @@ impl<R> Memory<R> {
         }
         let mut part = lock(self.part(&self.proofs, &credential));
         if unfenced || part.dropped <= generation.0 {
-            part.held.insert(credential, Proof { digest, key, as_of });
+            part.held.insert(credential, Proof { digest, stored, key, as_of });
         }
     }
 

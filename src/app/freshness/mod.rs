@@ -74,6 +74,7 @@ mod poller;
 mod recall;
 mod report;
 mod revoked;
+mod scatter;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -88,7 +89,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-pub(super) use self::memory::{Digest, Found};
+pub(super) use self::memory::{Found, Stored};
 pub use self::{
     poller::{Poller, keep_fresh},
     report::State,
@@ -101,9 +102,11 @@ use super::App;
 use crate::{
     clock::Clock,
     domain::{
-        ApiKey, CredentialId, Error, KeyId,
+        CredentialId, Error, KeyId,
         audit_event::Action,
         error::{Cause, Unavailable},
+        key_string::Digest,
+        pass::Pass,
     },
     store::{Engine, Revision},
 };
@@ -155,7 +158,7 @@ pub(super) struct Counters {
 
 /// What one process remembers, and whether it may be believed.
 pub struct Freshness {
-    on: Followed<ApiKey>,
+    on: Followed<Pass>,
     flights: Flights,
     settings: Settings,
     is_alone: bool,
@@ -213,12 +216,12 @@ impl Freshness {
     }
 
     /// What memory says about a credential, if it may be believed now.
-    pub(super) async fn recall(&self, clock: &dyn Clock, shown: CredentialId, digest: &Digest) -> Recalled<ApiKey> {
+    pub(super) async fn recall(&self, clock: &dyn Clock, shown: CredentialId, digest: &Digest) -> Recalled<Pass> {
         recall::recall(&self.on, || clock.uptime(), shown, digest).await
     }
 
     /// The memory of keys.
-    pub(super) fn memory(&self) -> &Memory<ApiKey> {
+    pub(super) fn memory(&self) -> &Memory<Pass> {
         &self.on.memory
     }
 

@@ -2,12 +2,12 @@
 
 use super::{
     follow::Followed,
-    memory::{Digest, Generation, Remembered},
+    memory::{Generation, Remembered},
     sync::Arc,
 };
 use crate::{
     clock::Uptime,
-    domain::CredentialId,
+    domain::{CredentialId, key_string::Digest},
     seeded::{self, Bug},
     store::Revision,
 };

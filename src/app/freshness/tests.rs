@@ -17,13 +17,13 @@ use super::{
 };
 use crate::{
     clock::Uptime,
-    domain::{CredentialId, KeyId, audit_event::Action},
+    domain::{CredentialId, KeyId, audit_event::Action, key_string::Digest},
     store::{Head, LoggedChange, Polled, Revision},
 };
 
 const KEY: KeyId = KeyId::from_bytes([1; 16]);
 const CREDENTIAL: CredentialId = CredentialId::from_bytes([2; 16]);
-const DIGEST: [u8; 32] = [3; 32];
+const DIGEST: Digest = Digest::from_words([3, 4, 5]);
 const NOW: Uptime = Uptime::new(Duration::from_secs(100));
 const LEASE: Duration = Duration::from_secs(1);
 
@@ -39,7 +39,7 @@ fn followed() -> Followed<&'static str> {
 
 fn keep(memory: &Memory<&'static str>, generation: Generation, row: &'static str, as_of: i64) {
     let row = Arc::new(row);
-    memory.keep(generation, Found { credential: CREDENTIAL, digest: DIGEST, key: KEY, row, as_of });
+    memory.keep(generation, Found { credential: CREDENTIAL, digest: DIGEST, stored: 7, key: KEY, row, as_of });
 }
 
 fn found(memory: &Memory<&'static str>) -> Option<&'static str> {
@@ -83,7 +83,7 @@ fn a_row_never_takes_the_place_of_a_younger_one() {
 fn a_proof_is_of_bytes_and_not_of_an_id() {
     let memory = Memory::new(10, 4);
     keep(&memory, memory.generation(), "row", 1);
-    assert!(memory.find(CREDENTIAL, &[4; 32]).is_none());
+    assert!(memory.find(CREDENTIAL, &Digest::from_words([3, 4, 6])).is_none());
     assert!(memory.find(CredentialId::from_bytes([9; 16]), &DIGEST).is_none());
 }
 
@@ -95,7 +95,7 @@ fn a_row_from_before_a_credential_was_made_knows_nothing_of_it() {
     let rotated = CredentialId::from_bytes([9; 16]);
     let row = Arc::new("after");
     memory.drop_key(KEY, 6);
-    memory.keep(memory.generation(), Found { credential: rotated, digest: DIGEST, key: KEY, row, as_of: 6 });
+    memory.keep(memory.generation(), Found { credential: rotated, digest: DIGEST, stored: 7, key: KEY, row, as_of: 6 });
     memory.drop_key(KEY, 7);
     keep(&memory, memory.generation(), "later", 7);
     assert_eq!(memory.find(rotated, &DIGEST).map(|remembered| remembered.as_of), Some(7));

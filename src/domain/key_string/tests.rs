@@ -22,7 +22,9 @@ fn render(prefix: &str, id: [u8; 16], secret: [u8; 32]) -> KeyString {
 }
 
 fn is_ours(format: &KeyFormat, text: &str) -> bool {
-    format.parse(text).is_ok_and(|unproved| matches!(unproved.prove(&ring()), Proof::Ours(_)))
+    format
+        .parse(text)
+        .is_ok_and(|unproved| matches!(unproved.prove(&ring()), Proof::Ours(tagged) if tagged.key_string().is_some()))
 }
 
 /// Gives `text` the checksum that belongs to it.
@@ -31,6 +33,34 @@ fn with_checksum(text: &str) -> String {
     let checksum = crc32fast::hash(out.as_bytes());
     base62::push(&mut out, &checksum.to_be_bytes(), base62::WIDTH_32);
     out
+}
+
+/// With a stolen root secret anybody can make a tag, and not a secret that no number spells.
+#[test]
+fn a_secret_that_no_number_spells_is_no_key_string_although_its_tag_is_right() {
+    let format = format("clv", &[]);
+    let mut text = String::from("clv_");
+    base62::push(&mut text, &[7; 16], base62::WIDTH_128);
+    text.push_str("_0");
+    text.push_str(&"z".repeat(base62::WIDTH_256));
+    let (tag, _) = authenticate(&root('0', 7), text.as_bytes());
+    base62::push(&mut text, &tag.to_be_bytes(), base62::WIDTH_64);
+    let checksum = crc32fast::hash(text.as_bytes());
+    base62::push(&mut text, &checksum.to_be_bytes(), base62::WIDTH_32);
+    let Proof::Ours(tagged) = format.parse(&text).unwrap().prove(&ring()) else { panic!("the tag is right") };
+    assert!(tagged.key_string().is_none());
+}
+
+/// The digest stands for the whole text: of two key strings of one credential, each has its own.
+#[test]
+fn other_secrets_of_the_same_credential_have_other_digests() {
+    let format = format("clv", &[]);
+    let digest = |key: &KeyString| match format.parse(key.reveal()).unwrap().prove(&ring()) {
+        Proof::Ours(tagged) => tagged.digest(),
+        _ => panic!("ours"),
+    };
+    let (one, other) = (render("clv", [7; 16], [1; 32]), render("clv", [7; 16], [2; 32]));
+    assert!(digest(&one).matches(&digest(&one)) && !digest(&one).matches(&digest(&other)));
 }
 
 #[test]
@@ -180,7 +210,8 @@ proptest! {
     fn rendering_what_was_parsed_gives_the_same_text(id in any::<[u8; 16]>(), secret in any::<[u8; 32]>()) {
         let key = render("clv", id, secret);
         let format = format("clv", &[]);
-        let Proof::Ours(parsed) = format.parse(key.reveal()).unwrap().prove(&ring()) else { panic!("ours") };
+        let Proof::Ours(tagged) = format.parse(key.reveal()).unwrap().prove(&ring()) else { panic!("ours") };
+        let parsed = tagged.key_string().unwrap();
         prop_assert_eq!(parsed.credential_id(), key.credential_id());
         prop_assert_eq!(parsed.secret(), key.secret());
         let again = KeyString::render(&"clv".parse().unwrap(), parsed.credential_id(), &root('0', 7), parsed.secret);

@@ -177,7 +177,6 @@ pub fn app_settings() -> Settings {
         purge_after: Duration::from_secs(30 * 24 * 60 * 60),
         hashing_threads: 2,
         hashing_queue: 1_024,
-        remembered_proofs: 10_000,
         // No promise depends on how fast the machine is.
         freshness: freshness::Settings {
             poll_timeout: Duration::from_secs(20),

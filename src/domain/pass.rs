@@ -1,0 +1,252 @@
+//! What Validate needs of a key, in as few bytes as that takes: what is judged, and what is told with a valid decision.
+//!
+//! A process holds one for each key that it remembers, a million perhaps, so an [`ApiKey`] with its lists and maps would
+//! be too large. The texts stand in one string one after the other, each behind its length.
+
+use super::{
+    ApiKey, CredentialId, KeyId, Merchant, State, Time, WebhookFormat,
+    api_key::{CredentialState, Retiring},
+    error::Poisoned,
+    ip_rules::{CallerIp, IpBlock, IpVerdict, judge},
+};
+
+/// See the module. Says the same as the key it was made of.
+#[derive(Debug)]
+pub struct Pass {
+    id: KeyId,
+    current: CredentialId,
+    retiring: Option<Box<Retiring>>,
+    /// [`NEVER_BEFORE`]: no such time.
+    not_before: i64,
+    /// [`NEVER_AFTER`]: no such time.
+    expire: i64,
+    /// What cannot be read, if something cannot; then there are neither blocks nor scopes.
+    poisoned: Option<Box<Poisoned>>,
+    /// The allowed ones first.
+    blocks: Box<[IpBlock]>,
+    /// The merchant, the display name, the scopes, and the labels, each a key and a value.
+    texts: Box<str>,
+    allowed: u8,
+    scopes: u8,
+    is_deleted: bool,
+    is_disabled: bool,
+    webhook_format: WebhookFormat,
+}
+
+/// Outside the range of [`Time`].
+const NEVER_BEFORE: i64 = i64::MIN;
+/// Outside the range of [`Time`].
+const NEVER_AFTER: i64 = i64::MAX;
+
+impl Pass {
+    /// What Validate needs of `key`.
+    pub fn of(key: &ApiKey) -> Self {
+        let mut texts = String::new();
+        push(&mut texts, key.merchant.as_str());
+        push(&mut texts, &key.display_name);
+        let mut pass = Self {
+            id: key.id,
+            current: key.current,
+            retiring: key.retiring.map(Box::new),
+            not_before: key.not_before_time.map_or(NEVER_BEFORE, Time::micros),
+            expire: key.expire_time.map_or(NEVER_AFTER, Time::micros),
+            poisoned: None,
+            blocks: Box::default(),
+            texts: Box::default(),
+            allowed: 0,
+            scopes: 0,
+            is_deleted: key.deletion.is_some(),
+            is_disabled: key.disabled,
+            webhook_format: WebhookFormat::default(),
+        };
+        match &key.terms {
+            Ok(terms) => {
+                for scope in &terms.scopes {
+                    push(&mut texts, scope.as_str());
+                }
+                for (key, value) in &terms.labels {
+                    push(&mut texts, key);
+                    push(&mut texts, value);
+                }
+                let counts = (u8::try_from(terms.ip_rules.allowed.len()), u8::try_from(terms.scopes.len()));
+                if let (Ok(allowed), Ok(scopes)) = counts {
+                    (pass.allowed, pass.scopes) = (allowed, scopes);
+                    pass.blocks = terms.ip_rules.allowed.iter().chain(&terms.ip_rules.denied).copied().collect();
+                    pass.webhook_format = terms.webhook_format;
+                } else {
+                    // Written past every limit, and by nobody's right.
+                    pass.poisoned = Some(Box::new(Poisoned { key_id: key.id, what: "list of scopes or addresses" }));
+                }
+            }
+            Err(poisoned) => pass.poisoned = Some(Box::new(*poisoned)),
+        }
+        pass.texts = texts.into_boxed_str();
+        pass
+    }
+
+    /// The key.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// What the key is at `now`; as [`ApiKey::state`].
+    pub fn state(&self, now: Time) -> State {
+        if self.is_deleted {
+            State::Deleted
+        } else if self.is_disabled {
+            State::Disabled
+        } else if now.micros() < self.not_before {
+            State::NotYetValid
+        } else if now.micros() >= self.expire {
+            State::Expired
+        } else {
+            State::Active
+        }
+    }
+
+    /// How the credential `id` stands at `now`; as [`ApiKey::credential_state`].
+    pub fn credential_state(&self, id: CredentialId, now: Time) -> CredentialState {
+        CredentialState::of(id, self.current, self.retiring.as_deref(), now)
+    }
+
+    /// That its terms can be read.
+    ///
+    /// # Errors
+    /// What cannot be.
+    pub fn require_readable(&self) -> Result<(), Poisoned> {
+        self.poisoned.as_deref().map_or(Ok(()), |poisoned| Err(*poisoned))
+    }
+
+    /// Whether its address rules let `ip` in.
+    pub fn judge_ip(&self, ip: Option<CallerIp>) -> IpVerdict {
+        let (allowed, denied) = self.blocks.split_at(usize::from(self.allowed).min(self.blocks.len()));
+        judge(allowed, denied, ip)
+    }
+
+    /// Whose key it is.
+    pub fn merchant(&self) -> &str {
+        Texts(&self.texts).next().unwrap_or_default()
+    }
+
+    /// Whose key it is, to keep.
+    pub fn owner(&self) -> Merchant {
+        Merchant::as_stored(self.merchant().to_owned())
+    }
+
+    /// Its name for people.
+    pub fn display_name(&self) -> &str {
+        Texts(&self.texts).nth(1).unwrap_or_default()
+    }
+
+    /// All it may do.
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        Texts(&self.texts).skip(2).take(usize::from(self.scopes))
+    }
+
+    /// The merchant's notes, each a key and a value, in the order of the keys.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut texts = Texts(&self.texts).skip(2 + usize::from(self.scopes));
+        std::iter::from_fn(move || Some((texts.next()?, texts.next()?)))
+    }
+
+    /// How webhooks are written.
+    pub fn webhook_format(&self) -> WebhookFormat {
+        self.webhook_format
+    }
+
+    /// When the key ends.
+    pub fn expire_time(&self) -> Option<Time> {
+        (self.expire != NEVER_AFTER).then(|| Time::from_micros(self.expire))
+    }
+}
+
+/// Appends a text behind its length, which is written as one character. No text of a key has more than 1,000 bytes.
+fn push(texts: &mut String, text: &str) {
+    let length = u32::try_from(text.len()).ok().and_then(char::from_u32);
+    texts.push(length.unwrap_or_default());
+    texts.push_str(if length.is_some() { text } else { "" });
+}
+
+/// Reads them again.
+struct Texts<'a>(&'a str);
+
+impl<'a> Iterator for Texts<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let length = self.0.chars().next()?;
+        let after = &self.0[length.len_utf8()..];
+        let (text, rest) = after.split_at_checked(usize::try_from(u32::from(length)).ok()?)?;
+        self.0 = rest;
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        DeleteReason,
+        api_key::{Deletion, Terms, tests::example},
+        ip_rules::IpRules,
+    };
+
+    fn full() -> ApiKey {
+        let blocks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let labels = [("empty", ""), ("shop", "7"), ("ümlaut", &*"ß".repeat(63))];
+        let terms = Terms {
+            ip_rules: IpRules { allowed: blocks(&["192.0.2.0/24", "2001:db8::/32"]), denied: blocks(&["192.0.2.9"]) },
+            scopes: vec!["charge:create".parse().unwrap(), "x".repeat(64).parse().unwrap()],
+            webhook_format: WebhookFormat::MultipleJson,
+            labels: labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        };
+        ApiKey {
+            display_name: "💳".repeat(63),
+            terms: Ok(terms),
+            retiring: Some(Retiring {
+                credential_id: CredentialId::from_bytes([9; 16]),
+                expire_time: Time::from_micros(30),
+            }),
+            not_before_time: Some(Time::from_micros(10)),
+            expire_time: Some(Time::from_micros(40)),
+            ..example()
+        }
+    }
+
+    #[test]
+    fn a_pass_says_what_its_key_says() {
+        for key in [full(), example()] {
+            let (pass, terms) = (Pass::of(&key), key.terms.clone().unwrap());
+            assert_eq!((pass.id(), pass.merchant()), (key.id, key.merchant.as_str()));
+            assert_eq!((pass.display_name(), pass.expire_time()), (key.display_name.as_str(), key.expire_time));
+            assert!(pass.scopes().eq(terms.scopes.iter().map(super::super::scope::Scope::as_str)));
+            assert!(pass.labels().eq(terms.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()))));
+            assert_eq!(pass.webhook_format(), terms.webhook_format);
+            for micros in [0, 9, 10, 29, 30, 39, 40, 41] {
+                let now = Time::from_micros(micros);
+                assert_eq!(pass.state(now), key.state(now));
+                for id in [key.current, CredentialId::from_bytes([9; 16]), CredentialId::from_bytes([8; 16])] {
+                    assert_eq!(pass.credential_state(id, now), key.credential_state(id, now));
+                }
+            }
+            for ip in ["192.0.2.1", "192.0.2.9", "2001:db8::1", "203.0.113.1"] {
+                let ip = Some(ip.parse().unwrap());
+                assert_eq!(pass.judge_ip(ip), terms.ip_rules.judge(ip));
+            }
+            assert_eq!(pass.judge_ip(None), terms.ip_rules.judge(None));
+        }
+    }
+
+    #[test]
+    fn the_first_state_in_the_documented_order_is_told_and_the_ends_of_time_are_kept() {
+        let deletion = Deletion { delete_time: Time::MIN, purge_time: Time::MIN, reason: DeleteReason::Unspecified };
+        let mut key = ApiKey { deletion: Some(deletion), disabled: true, expire_time: Some(Time::MAX), ..full() };
+        assert_eq!(Pass::of(&key).state(Time::MIN), State::Deleted);
+        key.deletion = None;
+        assert_eq!(Pass::of(&key).state(Time::MIN), State::Disabled);
+        key.disabled = false;
+        assert_eq!(Pass::of(&key).state(Time::MIN), State::NotYetValid);
+        assert_eq!(Pass::of(&key).state(Time::MAX), State::Expired);
+        assert_eq!(Pass::of(&key).expire_time(), Some(Time::MAX));
+    }
+}
