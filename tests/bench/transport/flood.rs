@@ -1,8 +1,8 @@
 //! What rightful callers feel of a flood of forged key strings: their latencies with and without it.
 //!
-//! Rightful calls come at a fixed rate on one connection. The flood comes on others, at a fixed rate that the machine can
-//! hold, by unary calls: so each forged string costs the server all that a call costs. A thread of its own sends it, on
-//! the same machine: what that takes from the rightful client and the server is in the figure, too.
+//! Rightful calls come at a fixed rate on one connection. The flood comes on others, at a fixed rate that the machine
+//! can hold, by unary calls: so each forged string costs the server all that a call costs. A thread of its own sends
+//! it, on the same machine: what that takes from the rightful client and the server is in the figure, too.
 
 use std::{cell::Cell, thread, time::Duration};
 

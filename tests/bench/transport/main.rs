@@ -3,12 +3,12 @@
 //! Validate is compared with an empty unary call of a bare tonic server, `ValidateStream` with an empty stream of the
 //! same messages. The bare server is this executable once more, in a process of its own: the same build, allocator and
 //! runtime, the same generated code, no layer, and one constant answer, copied for each call, that the service itself
-//! gave to one of the questions. One client, the same for both, asks both the same questions, and reads the status and the
-//! decision of every answer.
+//! gave to one of the questions. One client, the same for both, asks both the same questions, and reads the status and
+//! the decision of every answer.
 //!
-//! The service is the real binary on SQLite with metrics and one trace in a hundred, sent to a collector in this process.
-//! The questions are full decisions on keys that are in memory: chosen by Zipf's law, two allowed blocks, three scopes,
-//! two labels, two scopes required; the caller shows a key of its own.
+//! The service is the real binary on SQLite with metrics and one trace in a hundred, sent to a collector in this
+//! process. The questions are full decisions on keys that are in memory: chosen by Zipf's law, two allowed blocks,
+//! three scopes, two labels, two scopes required; the caller shows a key of its own.
 //!
 //! Client and servers share the machine, so that no absolute figure is worth much; the ratio within a round, where both
 //! servers had the same neighbours, is. Rounds are short and alternate, and all are shown; figures are medians. Beside
@@ -172,7 +172,7 @@ fn unary_figures(
     verdict: &mut Verdict,
     figures: &mut Figures,
 ) {
-    println!("\nunary calls\n{HEADING}");
+    println!("\nunary calls\n{}", HEADING.join("\n"));
     let compare = |shape: Shape, rounds| {
         let of = |server: usize| unary::run(servers[server], questions, shape, sizes.warm_up, sizes.round);
         Compared::by(shape, rounds, |server| load(of(server)))
@@ -202,7 +202,7 @@ fn stream_figures(
     verdict: &mut Verdict,
     figures: &mut Figures,
 ) {
-    println!("\nstreams, one a connection\n{HEADING}");
+    println!("\nstreams, one a connection\n{}", HEADING.join("\n"));
     let compare = |shape: Shape| {
         let of = |server: usize| streamed::run(servers[server], questions, shape, sizes.warm_up, sizes.round);
         Compared::by(shape, sizes.rounds, |server| load(of(server)))

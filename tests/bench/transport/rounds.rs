@@ -47,8 +47,10 @@ pub struct Compared {
     rounds: Vec<[Run; 2]>,
 }
 
-pub const HEADING: &str = "                     claviger             bare              ratio of      ratio of     client's CPUs\n\
-                           connections x open   round    per s  µs CPU    per s  µs CPU  throughput  CPU  claviger  bare";
+pub const HEADING: [&str; 2] = [
+    "                                 claviger             bare           ratio of         client's CPUs",
+    "connections x open   round    per s  µs CPU    per s  µs CPU  throughput    CPU  claviger  bare",
+];
 
 impl Compared {
     /// Alternates so often; each server begins every other round, and each round is shown.
