@@ -17,12 +17,7 @@ use crate::{
 const FIELD: &str = "page_token";
 
 impl App {
-    pub(super) async fn page_token_seal(
-        &self,
-        caller: &Caller,
-        query: &ListQuery,
-        position: Position,
-    ) -> Result<String> {
+    pub(super) fn page_token_seal(&self, caller: &Caller, query: &ListQuery, position: Position) -> Result<String> {
         let ring = self.ring();
         let root = ring.active()?;
         let mut plain = position.create_time.micros().to_be_bytes().to_vec();
@@ -36,7 +31,7 @@ impl App {
         Ok(token)
     }
 
-    pub(super) async fn page_token_open(&self, caller: &Caller, query: &ListQuery, token: &str) -> Result<Position> {
+    pub(super) fn page_token_open(&self, caller: &Caller, query: &ListQuery, token: &str) -> Result<Position> {
         let ring = self.ring();
         let open = || {
             let (root, hex) = token.split_at_checked(1)?;

@@ -55,7 +55,7 @@ impl App {
         let reach = reach_of(caller, query)?;
         let position = match &query.page_token {
             None => None,
-            Some(token) => Some(self.page_token_open(caller, query, token).await?),
+            Some(token) => Some(self.page_token_open(caller, query, token)?),
         };
         let most = u64::from(query.page_size);
         let mut keys = self.store.api_key_list(&reach, &query.filter, position, self.now(), most + 1).await?;
@@ -71,8 +71,8 @@ impl App {
     ///
     /// # Errors
     /// Those of the random generator.
-    pub async fn page_token_after(&self, caller: &Caller, query: &ListQuery, key: &ApiKey) -> Result<String> {
-        self.page_token_seal(caller, query, Position { create_time: key.create_time, id: key.id }).await
+    pub fn page_token_after(&self, caller: &Caller, query: &ListQuery, key: &ApiKey) -> Result<String> {
+        self.page_token_seal(caller, query, Position { create_time: key.create_time, id: key.id })
     }
 }
 

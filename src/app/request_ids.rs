@@ -66,7 +66,7 @@ impl Meaning {
 
 impl App {
     /// The answer to a request whose `request_id` did its work before, for a caller whose rights over `key` were judged.
-    pub(super) async fn replay(
+    pub(super) fn replay(
         &self,
         request: &RequestKey,
         replay: Replay,

@@ -78,7 +78,7 @@ impl ApiKeys {
         let ended_early = api_keys.len() < page.keys.len();
         let last = api_keys.len().checked_sub(1).map(|last| &page.keys[last]);
         let next_page_token = match last {
-            Some(last) if page.more || ended_early => self.app.page_token_after(caller, &query, last).await?,
+            Some(last) if page.more || ended_early => self.app.page_token_after(caller, &query, last)?,
             _ => String::new(),
         };
         Ok(proto::ListResponse { api_keys, next_page_token })

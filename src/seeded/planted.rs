@@ -25,6 +25,8 @@ const LONGEST_DELAY: Duration = Duration::from_millis(120);
 const DELAYED_ONE_IN: u64 = 8;
 /// One race in so many is delayed for longer than enforcement waits, or nobody could come late to what is under way.
 const LONG_ONE_IN: u64 = 512;
+/// The same of the poller's, of which there are few.
+const LONG_ONE_IN_POLLS: u64 = 128;
 /// How long that is.
 const LONG_DELAY: Duration = Duration::from_millis(1_600);
 
@@ -92,14 +94,15 @@ pub fn numbered() {
     }
 }
 
-/// Lets others go first, and now and then for a while. `name` is for whoever reads the code.
+/// Lets others go first, and now and then for a while. `name` is for whoever reads the code, and tells the poller's apart.
 #[expect(clippy::disallowed_methods, reason = "a delay is what the checker wants")]
-pub async fn race(_name: &'static str) {
+pub async fn race(name: &'static str) {
     if !DELAYING.load(Ordering::Relaxed) {
         return;
     }
     let dice = scattered(RACES.fetch_add(1, Ordering::Relaxed));
-    if dice.is_multiple_of(LONG_ONE_IN) {
+    let long_one_in = if name.starts_with("poll") { LONG_ONE_IN_POLLS } else { LONG_ONE_IN };
+    if dice.is_multiple_of(long_one_in) {
         tokio::time::sleep(LONG_DELAY).await;
     } else if dice.is_multiple_of(DELAYED_ONE_IN) {
         let part = u32::try_from(dice >> 32 & 0xFF).unwrap_or(0);

@@ -7,6 +7,7 @@
 use std::{
     convert::Infallible,
     fmt::Write as _,
+    future::ready,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -52,7 +53,7 @@ impl Readiness {
     }
 
     /// All that speaks against it, in words.
-    async fn why_not(&self) -> Vec<String> {
+    fn why_not(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         match self.app.get() {
             None => reasons.push("starting: the database has not answered yet".to_owned()),
@@ -119,7 +120,7 @@ async fn accept(listener: TcpListener, readiness: Arc<Readiness>, telemetry: Arc
         let (readiness, telemetry, stop) = (Arc::clone(&readiness), Arc::clone(&telemetry), stop.clone());
         tokio::spawn(async move {
             let _place = place;
-            let answering = service_fn(|request| answer(request, Arc::clone(&readiness), Arc::clone(&telemetry)));
+            let answering = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request, &readiness, &telemetry))));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADERS_WITHIN)
@@ -130,18 +131,14 @@ async fn accept(listener: TcpListener, readiness: Arc<Readiness>, telemetry: Arc
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    readiness: Arc<Readiness>,
-    telemetry: Arc<Telemetry>,
-) -> Result<Response<String>, Infallible> {
+fn answer(request: &Request<Incoming>, readiness: &Readiness, telemetry: &Telemetry) -> Response<String> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned()));
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
     }
-    Ok(match request.uri().path() {
+    match request.uri().path() {
         "/livez" => text(StatusCode::OK, "alive\n".to_owned()),
         "/readyz" => {
-            let reasons = readiness.why_not().await;
+            let reasons = readiness.why_not();
             if reasons.is_empty() {
                 text(StatusCode::OK, "ready\n".to_owned())
             } else {
@@ -155,11 +152,11 @@ async fn answer(
         }
         "/metrics" => {
             // So that the metric that says so is as it is now.
-            readiness.why_not().await;
-            metrics(&telemetry)
+            readiness.why_not();
+            metrics(telemetry)
         }
         _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics\n".to_owned()),
-    })
+    }
 }
 
 fn metrics(telemetry: &Telemetry) -> Response<String> {

@@ -146,7 +146,7 @@ async fn list(service: &InProcess, page_size: u32, token: Option<&str>) -> (usiz
     let ids: Vec<_> = page.keys.iter().map(|key| key.id).collect();
     black_box(service.app.last_uses(&ids).await.unwrap());
     let token = match page.keys.last() {
-        Some(last) if page.more => Some(service.app.page_token_after(&service.lister, &query, last).await.unwrap()),
+        Some(last) if page.more => Some(service.app.page_token_after(&service.lister, &query, last).unwrap()),
         _ => None,
     };
     (page.keys.len(), token)
