@@ -138,7 +138,7 @@ impl Mutation for Create {
         if let Some(request) = &self.request {
             let reach = caller.require(scope::KEYS_WRITE)?;
             if let Some((replay, key)) = app.find_replay(tx, request, &reach, caller).await? {
-                return app.replay(request, replay, self.fingerprint, key, now);
+                return app.replay(request, &replay, self.fingerprint, key, now);
             }
         }
         if !self.overdue.is_empty() {

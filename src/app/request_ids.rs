@@ -69,7 +69,7 @@ impl App {
     pub(super) fn replay(
         &self,
         request: &RequestKey,
-        replay: Replay,
+        replay: &Replay,
         fingerprint: [u8; 32],
         key: ApiKey,
         now: Time,
@@ -93,7 +93,7 @@ impl App {
             .sealed
             .as_ref()
             .and_then(|(root, sealed)| match ring.find(*root) {
-                Found::Mounted(root) => sealed::open(root.sealing_key(), &context(request, &replay), sealed),
+                Found::Mounted(root) => sealed::open(root.sealing_key(), &context(request, replay), sealed),
                 Found::NotMounted | Found::Unknown => None,
             })
             .and_then(|text| self.proved(std::str::from_utf8(&text).ok()?, &ring));

@@ -97,7 +97,7 @@ impl Mutation for Rotate {
             && let Some((replay, key)) =
                 app.find_replay(tx, request, &caller.require(scope::KEYS_WRITE)?, caller).await?
         {
-            return app.replay(request, replay, self.fingerprint, key, now);
+            return app.replay(request, &replay, self.fingerprint, key, now);
         }
         require_etag(&self.target, &before)?;
         match before.state(now) {

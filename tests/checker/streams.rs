@@ -120,12 +120,11 @@ async fn ask_on(world: &World, member: &Member, mut talk: Talk, dice: &mut Dice)
             Err(status) => return Some(status),
         };
         world.tally.count(Operation::ValidateStreamed);
-        match outstanding.remove(&sequence) {
-            Some(asked) => drop(world.conclude(member, &asked, said)),
-            None => {
-                let story = format!("replica {}: an answer to {sequence}, which nobody asked", member.number);
-                world.tally.found(Violation { rule: Rule::UnexpectedAnswer, when: world.clock.now(), story });
-            }
+        if let Some(asked) = outstanding.remove(&sequence) {
+            world.conclude(member, &asked, said);
+        } else {
+            let story = format!("replica {}: an answer to {sequence}, which nobody asked", member.number);
+            world.tally.found(Violation { rule: Rule::UnexpectedAnswer, when: world.clock.now(), story });
         }
         ticks.tick().await;
     }
