@@ -26,11 +26,11 @@ const FREEZES_WITHIN: Duration = Duration::from_secs(2);
 /// How many keys are disabled by hand together.
 const DISABLED_TOGETHER: usize = 8;
 /// How often one is asked about each of them at once.
-const ASKED_TOGETHER: usize = 12;
+const ASKED_TOGETHER: usize = 20;
 /// When a change by hand is taken for enforced: the wait that the database holds, and some.
 const ENFORCED_AFTER: Duration = Duration::from_millis(1_200);
 /// For so long such scenes are played, and for so long they are not.
-const STRETCH: Duration = Duration::from_secs(12);
+const STRETCH: Duration = Duration::from_secs(9);
 /// How long the operator waits for the first answers before the commit.
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
@@ -48,9 +48,9 @@ pub fn spawn(into: &mut JoinSet<()>, world: &Arc<World>, dice: &mut Dice) {
         let (mut making, mut ending) = (JoinSet::new(), JoinSet::new());
         let begun = one.clock.now();
         while one.pause(own.between(Duration::from_millis(300), Duration::from_millis(900))).await {
-            // In every second stretch of time the history keeps its name, so that what is only true of one can be seen.
+            // In every third stretch of time the history keeps its name, so that what is only true of one can be seen.
             let stretch = one.clock.now().since(begun).as_secs() / STRETCH.as_secs();
-            if stretch.is_multiple_of(2) {
+            if !stretch.is_multiple_of(3) {
                 // One after the other: what is dropped for the next one would cover up what the last one left.
                 while making.len() < 3 * DISABLED_TOGETHER {
                     let (world, mut dice) = (Arc::clone(&one), own.fork());
