@@ -5,6 +5,7 @@
 
 mod administrators;
 pub mod alarms;
+mod authenticate;
 mod bootstrap;
 pub mod counts;
 mod create;
@@ -26,7 +27,7 @@ mod usage;
 mod validate;
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     time::Duration,
 };
 
@@ -34,6 +35,7 @@ use rand::{TryRng, rngs::SysRng};
 use tokio_util::task::TaskTracker;
 
 pub use crate::store::{LastUse, ListFilter, Revision};
+pub use authenticate::Rights;
 pub use bootstrap::offline_key;
 pub use create::NewKey;
 pub use delete::Revocation;
@@ -45,7 +47,7 @@ pub use request_ids::SHOWN_AGAIN_FOR;
 pub use rotate::{LEAST_OWN_OVERLAP, MAX_OVERLAP, Rotation};
 pub use start::StartError;
 pub use update::Patch;
-pub use validate::{Known, Question, Rights, Verdict};
+pub use validate::{Known, Question, Verdict};
 
 use self::{
     alarms::Alarms,
@@ -195,7 +197,12 @@ impl App {
     }
 
     fn ring(&self) -> Arc<KeyRing> {
-        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.ring_now())
+    }
+
+    /// The ring for a moment, under its lock: for what is done at once.
+    fn ring_now(&self) -> RwLockReadGuard<'_, Arc<KeyRing>> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn random_bytes<const N: usize>() -> Result<[u8; N]> {

@@ -1,17 +1,19 @@
-//! Validate: whether a key string opens the door; and the same question about our own callers.
+//! Validate: whether a key string opens the door.
 
 use std::sync::Arc;
 
-use super::{App, alarms::Alarm, counts::code, freshness::Found, proof::Shown};
+use futures_util::FutureExt as _;
+
+use super::{App, alarms::Alarm, authenticate::Rights, counts::code, freshness::Found, proof::Shown};
 use crate::{
     domain::{
         Caller, CredentialId, Error, KeyId, Reach, Result, Scope,
         decision::{Decision, Finding, Refusal, decide},
-        error::{Denial, Precondition, Unavailable},
+        error::{Precondition, Unavailable},
         ip_rules::CallerIp,
         key_string::{Digest, Proof, Tagged},
         pass::Pass,
-        root_secret::{Found as FoundRoot, RootId},
+        root_secret::RootId,
         scope,
     },
     seeded,
@@ -39,17 +41,8 @@ pub struct Verdict {
     pub revision: Option<Revision>,
 }
 
-/// Where the rights of a caller may come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rights {
-    /// From memory under the lease: to validate.
-    Remembered,
-    /// From the database, now: to manage.
-    Read,
-}
-
 /// A credential whose secret was proved, or why not.
-enum Proved {
+pub(super) enum Proved {
     Malformed,
     NotFound(Revision),
     /// What the database says is good was seen revoked before.
@@ -61,20 +54,20 @@ enum Proved {
 pub struct Known {
     credential: CredentialId,
     digest: Digest,
-    root: RootId,
+    pub(super) root: RootId,
 }
 
 impl Known {
-    fn of(tagged: &Tagged<'_>) -> Self {
+    pub(super) fn of(tagged: &Tagged<'_>) -> Self {
         Self { credential: tagged.credential_id(), digest: tagged.digest(), root: tagged.root() }
     }
 }
 
 /// What a proof may rest on.
-struct Wanted<'a> {
-    reach: &'a Reach,
-    rights: Rights,
-    min_revision: Option<&'a Revision>,
+pub(super) struct Wanted<'a> {
+    pub(super) reach: &'a Reach,
+    pub(super) rights: Rights,
+    pub(super) min_revision: Option<&'a Revision>,
 }
 
 impl App {
@@ -86,10 +79,39 @@ impl App {
     /// Only when nothing can be decided; whoever asked must then refuse.
     pub async fn validate(self: &Arc<Self>, caller: &Caller, question: Question<'_>) -> Result<Verdict> {
         let reach = caller.require(scope::VALIDATE)?;
-        let refused = |refusal, revision| Verdict { decision: Decision::Refused(refusal), revision };
         let min_revision = question.min_revision.as_ref();
         let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision };
-        let verdict = match self.prove(question.key, wanted).await? {
+        let proved = self.prove(question.key, wanted).await?;
+        self.judge(proved, &question)
+    }
+
+    /// The same from memory alone, as nearly all calls are answered; none if memory cannot tell, and [`App::validate`] has
+    /// to.
+    pub fn validate_at_once(&self, caller: &Caller, question: &Question<'_>) -> Option<Result<Verdict>> {
+        let reach = match caller.require(scope::VALIDATE) {
+            Ok(reach) => reach,
+            Err(error) => return Some(Err(error)),
+        };
+        let min_revision = question.min_revision.as_ref();
+        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision };
+        let proved = match self.tagged(question.key) {
+            Ok(Some(shown)) => {
+                let begun = self.freshness.polls_begun();
+                match self.recall(&Known::of(&shown), &wanted, begun).now_or_never()? {
+                    Recalled::Answer(proved) => proved,
+                    Recalled::Unknown { .. } => return None,
+                }
+            }
+            Ok(None) => Proved::Malformed,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(self.judge(proved, question))
+    }
+
+    /// What is left to decide once a secret was proved, or not.
+    fn judge(&self, proved: Proved, question: &Question<'_>) -> Result<Verdict> {
+        let refused = |refusal, revision| Verdict { decision: Decision::Refused(refusal), revision };
+        let verdict = match proved {
             Proved::Malformed => refused(Refusal::Malformed, None),
             Proved::NotFound(revision) => refused(Refusal::NotFound, Some(revision)),
             Proved::Revoked(key_id, finding, revision) => refused(Refusal::Proved(key_id, finding), Some(revision)),
@@ -108,87 +130,20 @@ impl App {
         Ok(verdict)
     }
 
-    /// Judges the key that a caller of ours showed, its address rules against the connection's `peer`.
-    ///
-    /// # Errors
-    /// [`Denial::PeerNotAllowed`], [`Error::CredentialsInvalid`] for any other refusal, and `Unavailable` or
-    /// [`Error::Overloaded`] if nothing can be decided.
-    pub async fn authenticate(self: &Arc<Self>, key: &str, peer: CallerIp, rights: Rights) -> Result<Caller> {
-        let reach = Reach::everything();
-        let wanted = Wanted { reach: &reach, rights, min_revision: None };
-        let proved = self.prove(key, wanted).await.map_err(undecided)?;
-        self.let_in(proved, peer)
-    }
-
-    /// Judges a caller once more whose `key` was tagged by us, as [`App::authenticate`] does on remembered rights. That the
-    /// tag is ours needs no second look, and all else is looked at anew.
-    ///
-    /// # Errors
-    /// Those of [`App::authenticate`].
-    pub async fn authenticate_again(self: &Arc<Self>, key: &str, known: &Known, peer: CallerIp) -> Result<Caller> {
-        let reach = Reach::everything();
-        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: None };
-        let is_accepted = matches!(self.ring().find(known.root), FoundRoot::Mounted(_));
-        let begun = self.freshness.polls_begun();
-        if is_accepted && let Recalled::Answer(proved) = self.recall(known, &wanted, begun).await {
-            return self.let_in(proved, peer);
-        }
-        self.authenticate(key, peer, Rights::Remembered).await
-    }
-
-    /// What stays true of a key string for as long as its root secret is accepted; none if it is no key string of ours.
-    pub fn know(&self, text: &str) -> Option<Known> {
-        match self.settings.key_format.parse(text).ok()?.prove(&self.ring()) {
-            Proof::Ours(tagged) => Some(Known::of(&tagged)),
-            Proof::Forged | Proof::RootNotMounted(_) => None,
-        }
-    }
-
-    fn let_in(self: &Arc<Self>, proved: Proved, peer: CallerIp) -> Result<Caller> {
-        match proved {
-            Proved::Malformed | Proved::NotFound(_) | Proved::Revoked(..) => Err(Error::CredentialsInvalid),
-            Proved::Key(key, shown, _) => {
-                let admitted = self.admit(&key, shown, peer).map_err(|error| match error {
-                    Error::Poisoned(poisoned) => {
-                        self.alarms.raise_record_poisoned(poisoned);
-                        undecided(poisoned.into())
-                    }
-                    Error::Denied(Denial::PeerNotAllowed) => {
-                        // A proved key from a wrong address may be a stolen one.
-                        tracing::warn!(key_id = %key.id(), %peer, "a caller's key was used from an address it is not allowed from");
-                        if let Ok(caller) = Caller::new(&key, shown, peer) {
-                            self.note_refusal(&caller, "(any)", "PEER_NOT_ALLOWED");
-                        }
-                        error
-                    }
-                    other => other,
-                })?;
-                self.usage.note(key.id(), self.now(), Some(peer));
-                Ok(admitted)
-            }
-        }
-    }
-
-    /// Lets a caller in whose secret was proved, if its key is good now and here.
-    pub(super) fn admit(&self, key: &Arc<Pass>, shown: CredentialId, peer: CallerIp) -> Result<Caller> {
-        match decide(key, shown, Some(peer), &[], self.now())? {
-            Decision::Valid(_) => Caller::new(key, shown, peer),
-            Decision::Refused(Refusal::Proved(_, Finding::IpNotAllowed | Finding::CallerIpRequired)) => {
-                Err(Denial::PeerNotAllowed.into())
-            }
-            Decision::Refused(_) => Err(Error::CredentialsInvalid),
+    /// What bears our tag; none for all else.
+    pub(super) fn tagged<'a>(&self, text: &'a str) -> Result<Option<Tagged<'a>>> {
+        let Ok(unproved) = self.settings.key_format.parse(text) else { return Ok(None) };
+        match unproved.prove(&self.ring_now()) {
+            Proof::Ours(shown) => Ok(Some(shown)),
+            Proof::Forged => Ok(None),
+            Proof::RootNotMounted(root) => Err(Error::Unavailable(Unavailable::RootSecret(root.as_char()))),
         }
     }
 
     /// From text to a proved credential: the form and the tag; memory, if it may be believed; else one read, and one hash
     /// at most.
-    async fn prove(self: &Arc<Self>, text: &str, wanted: Wanted<'_>) -> Result<Proved> {
-        let Ok(unproved) = self.settings.key_format.parse(text) else { return Ok(Proved::Malformed) };
-        let shown = match unproved.prove(&self.ring()) {
-            Proof::Ours(shown) => shown,
-            Proof::Forged => return Ok(Proved::Malformed),
-            Proof::RootNotMounted(root) => return Err(Error::Unavailable(Unavailable::RootSecret(root.as_char()))),
-        };
+    pub(super) async fn prove(self: &Arc<Self>, text: &str, wanted: Wanted<'_>) -> Result<Proved> {
+        let Some(shown) = self.tagged(text)? else { return Ok(Proved::Malformed) };
         let begun = self.freshness.polls_begun();
         let mut is_fresh = true;
         if wanted.rights == Rights::Remembered {
@@ -204,7 +159,7 @@ impl App {
     }
 
     /// What memory says (steps 4 and 9 of the argument).
-    async fn recall(&self, known: &Known, wanted: &Wanted<'_>, begun: u64) -> Recalled {
+    pub(super) async fn recall(&self, known: &Known, wanted: &Wanted<'_>, begun: u64) -> Recalled {
         let shown = known.credential;
         let recalled = self.freshness.recall(&*self.clock, shown, &known.digest).await;
         let Some(position) = recalled.position else { return Recalled::Unknown { is_fresh: false } };
@@ -221,7 +176,9 @@ impl App {
                     Proved::NotFound(revision)
                 });
             }
-        } else if let Some(revision) = self.freshness.confirmed_absent(shown, begun).await
+        } else if self.freshness.absent().find(shown).is_some()
+            // As below: nearly no call needs the room that this takes.
+            && let Some(revision) = Box::pin(self.freshness.confirmed_absent(shown, begun)).await
             && reaches(&revision)
         {
             self.freshness.count_from_memory();
@@ -284,16 +241,8 @@ impl App {
     }
 }
 
-/// What an error means for a caller whose key could not be judged.
-fn undecided(error: Error) -> Error {
-    match error {
-        Error::Unavailable(_) | Error::Overloaded { .. } => error,
-        other => Error::Unavailable(Unavailable::CallerUndecided(other.into())),
-    }
-}
-
 /// What came of asking memory.
-enum Recalled {
+pub(super) enum Recalled {
     Answer(Proved),
     Unknown { is_fresh: bool },
 }

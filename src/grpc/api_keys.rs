@@ -214,6 +214,9 @@ pub(super) async fn decide(
     let key = Zeroizing::new(std::mem::take(&mut request.key));
     let read::Validation { caller_ip, required_scopes, min_revision } = read::validate(app.key_format(), &request)?;
     let question = Question { key: &key, caller_ip, required_scopes: &required_scopes, min_revision };
-    let verdict = app.validate(caller, question).await?;
+    let verdict = match app.validate_at_once(caller, &question) {
+        Some(verdict) => verdict?,
+        None => Box::pin(app.validate(caller, question)).await?,
+    };
     Ok(write::validated(verdict, caller_ip))
 }

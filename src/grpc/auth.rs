@@ -45,9 +45,10 @@ pub(super) struct CallerKey {
 impl CallerKey {
     /// Judges the caller once more.
     pub(super) async fn authenticate(&self, app: &Arc<App>) -> Result<Caller> {
-        match &self.known {
-            Some(known) => app.authenticate_again(&self.token, known, self.peer).await,
-            None => app.authenticate(&self.token, self.peer, Rights::Remembered).await,
+        let at_once = self.known.as_ref().and_then(|known| app.authenticate_at_once(known, self.peer));
+        match at_once {
+            Some(judged) => judged,
+            None => Box::pin(app.authenticate(&self.token, self.peer, Rights::Remembered)).await,
         }
     }
 }
@@ -70,51 +71,85 @@ impl<S: NamedService> NamedService for Authenticated<S> {
 impl<S> Service<http::Request<Body>> for Authenticated<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
+    S::Future: Send + Unpin + 'static,
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Answering;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let app = Arc::clone(&self.app);
         // The one that was polled ready is used up; its clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
+        let (token, peer) = match shown(&request) {
+            Ok(shown) => shown,
+            Err(error) => return refused(error),
+        };
         // Whoever manages keys is judged by what the database says now; whoever asks about them, under the lease.
-        let path = request.uri().path();
-        let is_stream = path == VALIDATE_STREAM;
-        let rights = if path == VALIDATE || is_stream { Rights::Remembered } else { Rights::Read };
-        let shown =
-            peer(&request).and_then(|peer| Ok((Zeroizing::new(bearer(&request)?.to_owned()), CallerIp::new(peer))));
+        let rights = match request.uri().path() {
+            VALIDATE => {
+                // From memory the judgement is there at once, and nothing has to be kept for waiting.
+                let known = self.app.know(&token);
+                match known.and_then(|known| self.app.authenticate_at_once(&known, peer)) {
+                    Some(Ok(caller)) => {
+                        let key_id = caller.key_id();
+                        request.extensions_mut().insert(caller);
+                        return Box::pin(Named { key_id, answer: inner.call(request) });
+                    }
+                    Some(Err(error)) => return refused(error),
+                    None => Rights::Remembered,
+                }
+            }
+            VALIDATE_STREAM => Rights::Remembered,
+            _ => Rights::Read,
+        };
+        let app = Arc::clone(&self.app);
         Box::pin(async move {
-            let caller = match shown {
-                Ok((token, peer)) => {
-                    let judged = app.authenticate(&token, peer, rights).await;
-                    if is_stream {
+            match app.authenticate(&token, peer, rights).await {
+                Ok(caller) => {
+                    let key_id = caller.key_id();
+                    if request.uri().path() == VALIDATE_STREAM {
                         let known = app.know(&token);
                         request.extensions_mut().insert(Arc::new(CallerKey { token, known, peer }));
                     }
-                    judged
-                }
-                Err(error) => Err(error),
-            };
-            match caller {
-                Ok(caller) => {
-                    let called_by = CalledBy(caller.key_id());
                     request.extensions_mut().insert(caller);
-                    let mut response = inner.call(request).await?;
-                    if response.headers().contains_key("grpc-status") {
-                        response.extensions_mut().insert(called_by);
-                    }
-                    Ok(response)
+                    Named { key_id, answer: Box::pin(inner.call(request)) }.await
                 }
-                Err(error) => Ok(status::of(error).into_http()),
+                Err(error) => refused(error).await,
             }
+        })
+    }
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+/// The answer to a caller who is not let in.
+fn refused(error: Error) -> Answering {
+    Box::pin(std::future::ready(Ok(status::of(error).into_http())))
+}
+
+/// An answer that says who called, if it is a failure.
+struct Named<F> {
+    key_id: KeyId,
+    answer: F,
+}
+
+impl<F> Future for Named<F>
+where
+    F: Future<Output = Result<http::Response<Body>, Infallible>> + Unpin,
+{
+    type Output = Result<http::Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(context).map_ok(|mut response| {
+            if response.headers().contains_key("grpc-status") {
+                response.extensions_mut().insert(CalledBy(self.key_id));
+            }
+            response
         })
     }
 }
@@ -129,6 +164,12 @@ pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
 pub(super) fn caller_key<T>(request: &Request<T>) -> Result<Arc<CallerKey>, Status> {
     let key = request.extensions().get::<Arc<CallerKey>>().cloned();
     key.ok_or_else(|| status::of(Error::fault("a stream got past the authentication without a key")))
+}
+
+/// What the caller shows, and from where.
+fn shown(request: &http::Request<Body>) -> Result<(Zeroizing<String>, CallerIp)> {
+    let peer = CallerIp::new(peer(request)?);
+    Ok((Zeroizing::new(bearer(request)?.to_owned()), peer))
 }
 
 fn peer(request: &http::Request<Body>) -> Result<IpAddr> {

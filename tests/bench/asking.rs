@@ -14,7 +14,6 @@ use claviger::{
         ip_rules::CallerIp,
     },
 };
-use futures_util::FutureExt as _;
 use tokio::task::JoinHandle;
 
 use super::population::{self, CALLER_IP, Hashes, Mint, REQUIRED, Shape};
@@ -129,7 +128,7 @@ impl Ask {
     /// Asks, and takes no answer but one that is there at once. The answer is thrown away in here: whoever writes it to
     /// the wire does no less.
     pub fn decide_once(&self, service: &InProcess, key: &str) -> Code {
-        let asked = service.app.validate(&service.caller, self.question(key)).now_or_never();
+        let asked = service.app.validate_at_once(&service.caller, &self.question(key));
         asked.map_or(Code::NotAtOnce, |verdict| code(std::hint::black_box(&verdict)))
     }
 

@@ -27,6 +27,11 @@ impl Grant {
         self.position.as_ref()
     }
 
+    /// The same, to keep.
+    pub(crate) fn into_position(self) -> Option<Arc<Revision>> {
+        self.position
+    }
+
     /// Until when memory may be believed.
     pub(crate) fn until(&self) -> Uptime {
         self.until

@@ -35,7 +35,7 @@ pub(crate) async fn recall<R>(
     let grant = on.lease.grant();
     let is_fresh = grant.is_fresh(seeded::when_judged(uptime));
     seeded::race("validate: lease read, entry not").await;
-    let Some(position) = grant.position().filter(|_| is_fresh).cloned() else {
+    let Some(position) = grant.into_position().filter(|_| is_fresh) else {
         return Recalled { position: None, found: None };
     };
     Recalled { position: Some(position), found: too_early.or_else(|| on.memory.find(credential, digest)) }

@@ -1,0 +1,104 @@
+//! Who calls: the key of a caller of ours, judged as by Validate.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+
+use super::{
+    App,
+    validate::{Known, Proved, Recalled, Wanted},
+};
+use crate::domain::{
+    Caller, CredentialId, Error, Reach, Result,
+    decision::{Decision, Finding, Refusal, decide},
+    error::{Denial, Unavailable},
+    ip_rules::CallerIp,
+    pass::Pass,
+    root_secret::Found,
+};
+
+/// Where the rights of a caller may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// From memory under the lease: to validate.
+    Remembered,
+    /// From the database, now: to manage.
+    Read,
+}
+
+impl App {
+    /// Judges the key that a caller of ours showed, its address rules against the connection's `peer`.
+    ///
+    /// # Errors
+    /// [`Denial::PeerNotAllowed`], [`Error::CredentialsInvalid`] for any other refusal, and `Unavailable` or
+    /// [`Error::Overloaded`] if nothing can be decided.
+    pub async fn authenticate(self: &Arc<Self>, key: &str, peer: CallerIp, rights: Rights) -> Result<Caller> {
+        let reach = Reach::everything();
+        let wanted = Wanted { reach: &reach, rights, min_revision: None };
+        let proved = self.prove(key, wanted).await.map_err(undecided)?;
+        self.let_in(proved, peer)
+    }
+
+    /// Judges a caller whose key string bears our tag, from memory alone; none if memory cannot tell, and
+    /// [`App::authenticate`] has to. That the tag is ours needs no second look, and all else is looked at anew.
+    pub fn authenticate_at_once(self: &Arc<Self>, known: &Known, peer: CallerIp) -> Option<Result<Caller>> {
+        if !matches!(self.ring_now().find(known.root), Found::Mounted(_)) {
+            return None;
+        }
+        let reach = Reach::everything();
+        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: None };
+        match self.recall(known, &wanted, self.freshness.polls_begun()).now_or_never()? {
+            Recalled::Answer(proved) => Some(self.let_in(proved, peer)),
+            Recalled::Unknown { .. } => None,
+        }
+    }
+
+    /// What stays true of a key string for as long as its root secret is accepted; none if it is no key string of ours.
+    pub fn know(&self, text: &str) -> Option<Known> {
+        self.tagged(text).ok()?.map(|tagged| Known::of(&tagged))
+    }
+
+    fn let_in(self: &Arc<Self>, proved: Proved, peer: CallerIp) -> Result<Caller> {
+        match proved {
+            Proved::Malformed | Proved::NotFound(_) | Proved::Revoked(..) => Err(Error::CredentialsInvalid),
+            Proved::Key(key, shown, _) => {
+                let admitted = self.admit(&key, shown, peer).map_err(|error| match error {
+                    Error::Poisoned(poisoned) => {
+                        self.alarms.raise_record_poisoned(poisoned);
+                        undecided(poisoned.into())
+                    }
+                    Error::Denied(Denial::PeerNotAllowed) => {
+                        // A proved key from a wrong address may be a stolen one.
+                        tracing::warn!(key_id = %key.id(), %peer, "a caller's key was used from an address it is not allowed from");
+                        if let Ok(caller) = Caller::new(&key, shown, peer) {
+                            self.note_refusal(&caller, "(any)", "PEER_NOT_ALLOWED");
+                        }
+                        error
+                    }
+                    other => other,
+                })?;
+                self.usage.note(key.id(), self.now(), Some(peer));
+                Ok(admitted)
+            }
+        }
+    }
+
+    /// Lets a caller in whose secret was proved, if its key is good now and here.
+    pub(super) fn admit(&self, key: &Arc<Pass>, shown: CredentialId, peer: CallerIp) -> Result<Caller> {
+        match decide(key, shown, Some(peer), &[], self.now())? {
+            Decision::Valid(_) => Caller::new(key, shown, peer),
+            Decision::Refused(Refusal::Proved(_, Finding::IpNotAllowed | Finding::CallerIpRequired)) => {
+                Err(Denial::PeerNotAllowed.into())
+            }
+            Decision::Refused(_) => Err(Error::CredentialsInvalid),
+        }
+    }
+}
+
+/// What an error means for a caller whose key could not be judged.
+fn undecided(error: Error) -> Error {
+    match error {
+        Error::Unavailable(_) | Error::Overloaded { .. } => error,
+        other => Error::Unavailable(Unavailable::CallerUndecided(other.into())),
+    }
+}
