@@ -70,6 +70,13 @@ pub async fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Outcome<Report>
     storm(&world, plan, plan.storm, &mut dice).await?;
     if let Some(time) = plan.slow {
         progress("the database is slow");
+        // What is measured is the service, and not the delays in its races.
+        for member in &world.fleet {
+            member.rebuild(true).await?;
+        }
+        for key in world.keys.all(Group::Warm) {
+            world.ask_all(&key, &How::Plainly, 1, &mut dice).await;
+        }
         report.fresh_again = Some(measures::slow_database(&world, time, plan.rate, &mut dice).await);
     }
     progress("a last look");

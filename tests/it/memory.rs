@@ -9,11 +9,12 @@ use std::{
 };
 
 use claviger::{
-    app::offline_key,
+    app::{Question, Rights, offline_key},
     domain::{
         ApiKey, DeleteReason, KeyId, Time,
         api_key::Terms,
         audit_event::{Action, Actor, AuditEvent},
+        ip_rules::CallerIp,
         key_string::{KeyFormat, KeyString},
         secret_hash::{Hasher, Memory, Owner, Profile},
     },
@@ -324,4 +325,37 @@ async fn case_23_many_deletions_at_once_are_each_visible_within_a_second() {
     // The lease of a second bounds it, whatever the machine does; the rest is the answer's own way.
     assert!(slowest < Duration::from_secs(3), "{slowest:?}");
     assert_eq!(two.app.freshness().anomalies(), 0);
+}
+
+on_every_engine! {
+    async fn what_memory_answers_at_once_is_what_the_long_way_answers(service: Service) {
+        let app = &service.app;
+        let peer: CallerIp = "127.0.0.1".parse().unwrap();
+        let caller = app.authenticate(&service.admin, peer, Rights::Remembered).await.unwrap();
+        let rules = proto::ApiKey { allowed_ips: vec!["192.0.2.0/24".into()], ..key_of("acme", &["charge"]) };
+        let plain = service.make_for("acme", &["charge"]).await;
+        let ruled = service.make(rules).await;
+        let deleted = service.make_for("acme", &[]).await;
+        calls::delete(service.admin(), &deleted.id).await.unwrap();
+        let rotated = service.make_for("acme", &[]).await;
+        let renewed = calls::rotate(service.admin(), &rotated.id, 0).await.unwrap().key;
+        let forged = app.key_format().mint(&root('0', 9), &mut rand::rngs::SysRng).unwrap();
+        let texts = [&plain.key, &ruled.key, &deleted.key, &rotated.key, &renewed, forged.reveal(), "no key", ""];
+        for text in texts {
+            service.until_warm(text).await;
+            for (ip, scopes) in [(None, "charge"), (Some("192.0.2.1"), "charge"), (Some("203.0.113.1"), "refund")] {
+                let scopes = [scopes.parse().unwrap()];
+                let caller_ip = ip.map(|ip| ip.parse().unwrap());
+                let question = || Question { key: text, caller_ip, required_scopes: &scopes, min_revision: None };
+                let at_once = app.validate_at_once(&caller, &question()).expect("it is warm").unwrap();
+                let long = app.validate(&caller, question()).await.unwrap();
+                assert_eq!(format!("{:?}", at_once.decision), format!("{:?}", long.decision), "{ip:?}");
+                assert_eq!(at_once.revision.map(|at| at.to_string()), long.revision.map(|at| at.to_string()), "{ip:?}");
+            }
+        }
+        // What nobody has asked about yet is not known at once.
+        let cold = service.make_for("acme", &[]).await;
+        let question = Question { key: &cold.key, caller_ip: None, required_scopes: &[], min_revision: None };
+        assert!(app.validate_at_once(&caller, &question).is_none());
+    }
 }
