@@ -334,13 +334,13 @@ on_every_engine! {
         let caller = app.authenticate(&service.admin, peer, Rights::Remembered).await.unwrap();
         let rules = proto::ApiKey { allowed_ips: vec!["192.0.2.0/24".into()], ..key_of("acme", &["charge"]) };
         let plain = service.make_for("acme", &["charge"]).await;
-        let ruled = service.make(rules).await;
+        let tied = service.make(rules).await;
         let deleted = service.make_for("acme", &[]).await;
         calls::delete(service.admin(), &deleted.id).await.unwrap();
         let rotated = service.make_for("acme", &[]).await;
         let renewed = calls::rotate(service.admin(), &rotated.id, 0).await.unwrap().key;
         let forged = app.key_format().mint(&root('0', 9), &mut rand::rngs::SysRng).unwrap();
-        let texts = [&plain.key, &ruled.key, &deleted.key, &rotated.key, &renewed, forged.reveal(), "no key", ""];
+        let texts = [&plain.key, &tied.key, &deleted.key, &rotated.key, &renewed, forged.reveal(), "no key", ""];
         for text in texts {
             service.until_warm(text).await;
             for (ip, scopes) in [(None, "charge"), (Some("192.0.2.1"), "charge"), (Some("203.0.113.1"), "refund")] {
