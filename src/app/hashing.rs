@@ -118,14 +118,15 @@ fn work(hasher: &Hasher, receiver: &Mutex<mpsc::Receiver<Job>>) {
 mod tests {
     use std::sync::Barrier;
 
+    use tokio::task::JoinHandle;
+
     use super::*;
 
-    #[tokio::test]
-    async fn what_does_not_fit_the_queue_is_refused_with_a_hint() {
-        let pool = Arc::new(HashingPool::start(1, 1).unwrap());
+    /// A job that holds the only thread until the barrier lets it go.
+    async fn occupied(pool: &Arc<HashingPool>) -> (JoinHandle<Result<()>>, Arc<Barrier>) {
         let (began, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
         let running = tokio::spawn({
-            let (pool, began, go_on) = (Arc::clone(&pool), Arc::clone(&began), Arc::clone(&go_on));
+            let (pool, began, go_on) = (Arc::clone(pool), Arc::clone(&began), Arc::clone(&go_on));
             async move {
                 pool.run(move |_, _| {
                     began.wait();
@@ -135,6 +136,13 @@ mod tests {
             }
         });
         tokio::task::spawn_blocking(move || began.wait()).await.unwrap();
+        (running, go_on)
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_the_queue_is_refused_with_a_hint() {
+        let pool = Arc::new(HashingPool::start(1, 1).unwrap());
+        let (running, go_on) = occupied(&pool).await;
         let waiting = pool.run(|_, _| 1);
         let mut waiting = Box::pin(waiting);
         assert!(futures_util::poll!(&mut waiting).is_pending());
@@ -147,18 +155,7 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_waits_for_any_more_is_not_run() {
         let pool = Arc::new(HashingPool::start(1, 4).unwrap());
-        let (began, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
-        let held = tokio::spawn({
-            let (pool, began, go_on) = (Arc::clone(&pool), Arc::clone(&began), Arc::clone(&go_on));
-            async move {
-                pool.run(move |_, _| {
-                    began.wait();
-                    go_on.wait();
-                })
-                .await
-            }
-        });
-        tokio::task::spawn_blocking(move || began.wait()).await.unwrap();
+        let (running, go_on) = occupied(&pool).await;
         let ran = Arc::new(AtomicU64::new(0));
         let job = || {
             let ran = Arc::clone(&ran);
@@ -169,7 +166,7 @@ mod tests {
         // Its deadline has passed.
         drop(late);
         go_on.wait();
-        held.await.unwrap().unwrap();
+        running.await.unwrap().unwrap();
         assert_eq!(pool.run(job()).await.unwrap(), 0, "it is the first that runs");
     }
 

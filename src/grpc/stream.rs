@@ -84,6 +84,7 @@ enum Reading {
 pub struct Answers {
     app: Arc<App>,
     key: Arc<CallerKey>,
+    /// For one of the checker's bugs alone: who called when the stream was opened is no reason to answer now.
     at_start: Caller,
     questions: Streaming<proto::ValidateStreamRequest>,
     reading: Reading,
