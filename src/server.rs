@@ -23,7 +23,7 @@ use crate::{
         alarms::Alarm,
         freshness::{Poller, State, keep_fresh},
     },
-    grpc::{self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto, stream::Ends},
+    grpc::{self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto, short_cut::ShortCutLayer, stream::Ends},
     telemetry::instruments,
 };
 use ops::Readiness;
@@ -43,6 +43,8 @@ pub struct ServerSettings {
     pub census_interval: Option<Duration>,
     /// Whether calls are traced.
     pub traces: bool,
+    /// Whether the hot calls take the short cuts, see `grpc::short_cut` and `grpc::items`; tests try both ways.
+    pub short_cut: bool,
     /// How old a connection gets before its client is asked to make another; calls on it are finished.
     pub connection_age: Duration,
     /// How old a stream of validations gets before its client is asked to open another; give or take a tenth.
@@ -117,6 +119,12 @@ pub async fn serve(
     } else {
         (None, None)
     };
+    let outer = OuterLayer::new(settings.max_calls);
+    let short_cut = if settings.short_cut {
+        ShortCutLayer::new(Arc::clone(&app), outer.room())
+    } else {
+        ShortCutLayer::none()
+    };
     let router = Server::builder()
         // Without a grace: with one, calls in flight are cut, and the client is not even told (tonic 0.14).
         .max_connection_age(settings.connection_age)
@@ -125,11 +133,16 @@ pub async fn serve(
         .max_concurrent_streams(256)
         .http2_max_header_list_size(16 * 1024)
         .layer(ObservedLayer::new(settings.traces))
-        .layer(OuterLayer::new(settings.max_calls))
+        .layer(short_cut)
+        .layer(outer)
         .add_service(health_service.max_decoding_message_size(grpc::MAX_REQUEST))
         .add_optional_service(reflection_v1)
         .add_optional_service(reflection_v1alpha)
-        .add_service(ApiKeys::server(&app, Ends { stop: stop.clone(), age: settings.stream_age }));
+        .add_service(ApiKeys::server(
+            &app,
+            Ends { stop: stop.clone(), age: settings.stream_age },
+            settings.short_cut,
+        ));
     let incoming = listener.incoming();
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
 

@@ -9,8 +9,8 @@ use super::{
     validate::{Known, Proved, Recalled, Wanted},
 };
 use crate::domain::{
-    Caller, CredentialId, Error, Reach, Result,
-    decision::{Decision, Finding, Refusal, decide},
+    Caller, CredentialId, Error, Reach, Result, Time,
+    decision::{Finding, judge},
     error::{Denial, Unavailable},
     ip_rules::CallerIp,
     pass::Pass,
@@ -39,18 +39,20 @@ impl App {
         self.let_in(proved, peer)
     }
 
-    /// Judges a caller whose key string bears our tag, from memory alone; none if memory cannot tell, and
-    /// [`App::authenticate`] has to. That the tag is ours needs no second look, and all else is looked at anew.
-    pub fn authenticate_at_once(self: &Arc<Self>, known: &Known, peer: CallerIp) -> Option<Result<Caller>> {
+    /// Lets a caller in whose key string bears our tag, from memory alone, as nearly all are; none if that cannot be, and
+    /// [`App::authenticate`] has to judge. That the tag is ours needs no second look, and all else is looked at anew.
+    pub fn authenticate_at_once(&self, known: &Known, peer: CallerIp) -> Option<Caller> {
         if !matches!(self.ring_now().find(known.root), Found::Mounted(_)) {
             return None;
         }
         let reach = Reach::everything();
         let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: None };
-        match self.recall(known, &wanted, self.freshness.polls_begun()).now_or_never()? {
-            Recalled::Answer(proved) => Some(self.let_in(proved, peer)),
-            Recalled::Unknown { .. } => None,
-        }
+        let recalled = self.recall(known, &wanted, self.freshness.polls_begun()).now_or_never()?;
+        let Recalled::Answer(Proved::Key(key, shown, _)) = recalled else { return None };
+        let now = self.now();
+        let caller = self.admit(&key, shown, peer, now).ok()?;
+        self.usage.note(key.id(), now, Some(peer));
+        Some(caller)
     }
 
     /// What stays true of a key string for as long as its root secret is accepted; none if it is no key string of ours.
@@ -62,7 +64,8 @@ impl App {
         match proved {
             Proved::Malformed | Proved::NotFound(_) | Proved::Revoked(..) => Err(Error::CredentialsInvalid),
             Proved::Key(key, shown, _) => {
-                let admitted = self.admit(&key, shown, peer).map_err(|error| match error {
+                let now = self.now();
+                let admitted = self.admit(&key, shown, peer, now).map_err(|error| match error {
                     Error::Poisoned(poisoned) => {
                         self.alarms.raise_record_poisoned(poisoned);
                         undecided(poisoned.into())
@@ -77,20 +80,18 @@ impl App {
                     }
                     other => other,
                 })?;
-                self.usage.note(key.id(), self.now(), Some(peer));
+                self.usage.note(key.id(), now, Some(peer));
                 Ok(admitted)
             }
         }
     }
 
     /// Lets a caller in whose secret was proved, if its key is good now and here.
-    pub(super) fn admit(&self, key: &Arc<Pass>, shown: CredentialId, peer: CallerIp) -> Result<Caller> {
-        match decide(key, shown, Some(peer), &[], self.now())? {
-            Decision::Valid(_) => Caller::new(key, shown, peer),
-            Decision::Refused(Refusal::Proved(_, Finding::IpNotAllowed | Finding::CallerIpRequired)) => {
-                Err(Denial::PeerNotAllowed.into())
-            }
-            Decision::Refused(_) => Err(Error::CredentialsInvalid),
+    pub(super) fn admit(&self, key: &Arc<Pass>, shown: CredentialId, peer: CallerIp, now: Time) -> Result<Caller> {
+        match judge(key, shown, Some(peer), &[], now)? {
+            Ok(_) => Caller::new(key, shown, peer),
+            Err(Finding::IpNotAllowed | Finding::CallerIpRequired) => Err(Denial::PeerNotAllowed.into()),
+            Err(_) => Err(Error::CredentialsInvalid),
         }
     }
 }

@@ -181,7 +181,7 @@ impl App {
             Some(key) => Some(key),
             None => tx.api_key_peek_even_deleted(&Reach::everything(), caller.key_id()).await?,
         };
-        self.admit(&Arc::new(Pass::of(&key.ok_or(Error::CredentialsInvalid)?)), caller.credential_id(), caller.peer())
+        self.admit(&Arc::new(Pass::of(&key.ok_or(Error::CredentialsInvalid)?)), caller.credential_id(), caller.peer(), self.now())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     domain::{
         Caller, CredentialId, Error, KeyId, Reach, Result, Scope,
         decision::{Decision, Finding, Refusal, decide},
-        error::{Precondition, Unavailable},
+        error::{Poisoned, Precondition, Unavailable},
         ip_rules::CallerIp,
         key_string::{Digest, Proof, Tagged},
         pass::Pass,
@@ -22,6 +22,7 @@ use crate::{
 };
 
 /// What is asked about a key string.
+#[derive(Clone, Copy)]
 pub struct Question<'a> {
     /// The text that was shown as a key string.
     pub key: &'a str,
@@ -30,7 +31,7 @@ pub struct Question<'a> {
     /// What it has to hold.
     pub required_scopes: &'a [Scope],
     /// The state of the database that the decision must not be older than.
-    pub min_revision: Option<Revision>,
+    pub min_revision: Option<&'a Revision>,
 }
 
 /// The answer.
@@ -79,37 +80,34 @@ impl App {
     /// Only when nothing can be decided; whoever asked must then refuse.
     pub async fn validate(self: &Arc<Self>, caller: &Caller, question: Question<'_>) -> Result<Verdict> {
         let reach = caller.require(scope::VALIDATE)?;
-        let min_revision = question.min_revision.as_ref();
-        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision };
+        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: question.min_revision };
         let proved = self.prove(question.key, wanted).await?;
-        self.judge(proved, &question)
+        self.judge(proved, &question).map_err(|poisoned| {
+            self.alarms.raise_record_poisoned(poisoned);
+            poisoned.into()
+        })
     }
 
-    /// The same from memory alone, as nearly all calls are answered; none if memory cannot tell, and [`App::validate`] has
-    /// to.
-    pub fn validate_at_once(&self, caller: &Caller, question: &Question<'_>) -> Option<Result<Verdict>> {
-        let reach = match caller.require(scope::VALIDATE) {
-            Ok(reach) => reach,
-            Err(error) => return Some(Err(error)),
-        };
-        let min_revision = question.min_revision.as_ref();
-        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision };
-        let proved = match self.tagged(question.key) {
-            Ok(Some(shown)) => {
+    /// The same from memory alone, as nearly all calls are answered; none if that cannot be, and [`App::validate`] has to
+    /// answer, or to say why not.
+    pub fn validate_at_once(&self, caller: &Caller, question: &Question<'_>) -> Option<Verdict> {
+        let reach = caller.require(scope::VALIDATE).ok()?;
+        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: question.min_revision };
+        let proved = match self.tagged(question.key).ok()? {
+            Some(shown) => {
                 let begun = self.freshness.polls_begun();
                 match self.recall(&Known::of(&shown), &wanted, begun).now_or_never()? {
                     Recalled::Answer(proved) => proved,
                     Recalled::Unknown { .. } => return None,
                 }
             }
-            Ok(None) => Proved::Malformed,
-            Err(error) => return Some(Err(error)),
+            None => Proved::Malformed,
         };
-        Some(self.judge(proved, question))
+        self.judge(proved, question).ok()
     }
 
     /// What is left to decide once a secret was proved, or not.
-    fn judge(&self, proved: Proved, question: &Question<'_>) -> Result<Verdict> {
+    fn judge(&self, proved: Proved, question: &Question<'_>) -> Result<Verdict, Poisoned> {
         let refused = |refusal, revision| Verdict { decision: Decision::Refused(refusal), revision };
         let verdict = match proved {
             Proved::Malformed => refused(Refusal::Malformed, None),
@@ -117,10 +115,9 @@ impl App {
             Proved::Revoked(key_id, finding, revision) => refused(Refusal::Proved(key_id, finding), Some(revision)),
             Proved::Key(key, shown, revision) => {
                 let now = self.now();
-                let decision = decide(&key, shown, question.caller_ip, question.required_scopes, now)
-                    .inspect_err(|poisoned| self.alarms.raise_record_poisoned(*poisoned))?;
-                if matches!(decision, Decision::Valid(_)) {
-                    self.usage.note(key.id(), now, question.caller_ip);
+                let decision = decide(key, shown, question.caller_ip, question.required_scopes, now)?;
+                if let Decision::Valid(valid) = &decision {
+                    self.usage.note(valid.pass.id(), now, question.caller_ip);
                 }
                 Verdict { decision, revision: Some(revision) }
             }
@@ -167,7 +164,7 @@ impl App {
             wanted.min_revision.is_none_or(|least| least.epoch() == revision.epoch() && least.seq() <= revision.seq())
         };
         if let Some(found) = recalled.found {
-            let revision = Revision::new(Arc::clone(position.epoch()), position.seq().max(found.as_of));
+            let revision = position.or_after(found.as_of);
             if reaches(&revision) {
                 self.freshness.count_from_memory();
                 return Recalled::Answer(if wanted.reach.covers_name(found.row.merchant()) {

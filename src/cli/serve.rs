@@ -92,6 +92,7 @@ async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error
         reflection: settings.reflection,
         upkeep_interval: UPKEEP_INTERVAL,
         census_interval: Some(CENSUS_INTERVAL),
+        short_cut: true,
         traces: telemetry.traces(),
         connection_age: settings.connection_age,
         stream_age: STREAM_AGE,

@@ -65,16 +65,33 @@ pub struct Principal {
 /// # Errors
 /// [`Poisoned`] if the terms of the key cannot be read and nothing before them refused it.
 pub fn decide(
-    key: &Arc<Pass>,
+    key: Arc<Pass>,
     shown: CredentialId,
     ip: Option<CallerIp>,
     required: &[Scope],
     now: Time,
 ) -> Result<Decision, Poisoned> {
-    let refused = |finding| Ok(Decision::Refused(Refusal::Proved(key.id(), finding)));
+    Ok(match judge(&key, shown, ip, required, now)? {
+        Ok(secret_expire_time) => Decision::Valid(Principal { pass: key, secret_expire_time }),
+        Err(finding) => Decision::Refused(Refusal::Proved(key.id(), finding)),
+    })
+}
+
+/// The same without an answer to keep: what speaks against it first, or else when the secret ends, if it is being
+/// replaced.
+///
+/// # Errors
+/// As [`decide`].
+pub fn judge(
+    key: &Pass,
+    shown: CredentialId,
+    ip: Option<CallerIp>,
+    required: &[Scope],
+    now: Time,
+) -> Result<Result<Option<Time>, Finding>, Poisoned> {
     let state = key.state(now);
     if state == State::Deleted {
-        return refused(Finding::Deleted);
+        return Ok(Err(Finding::Deleted));
     }
     let secret_expire_time = match key.credential_state(shown, now) {
         CredentialState::Current => None,
@@ -82,27 +99,24 @@ pub fn decide(
         CredentialState::Retired => {
             // If it cannot be read which secret is the current one, nobody knows that this one is retired.
             key.require_readable()?;
-            return refused(Finding::SecretRetired);
+            return Ok(Err(Finding::SecretRetired));
         }
     };
     match state {
         State::Deleted | State::Active => {}
-        State::Disabled => return refused(Finding::Disabled),
-        State::NotYetValid => return refused(Finding::NotYetValid),
-        State::Expired => return refused(Finding::Expired),
+        State::Disabled => return Ok(Err(Finding::Disabled)),
+        State::NotYetValid => return Ok(Err(Finding::NotYetValid)),
+        State::Expired => return Ok(Err(Finding::Expired)),
     }
     key.require_readable()?;
     match key.judge_ip(ip) {
         IpVerdict::Permitted => {}
-        IpVerdict::AddressRequired => return refused(Finding::CallerIpRequired),
-        IpVerdict::NotAllowed => return refused(Finding::IpNotAllowed),
+        IpVerdict::AddressRequired => return Ok(Err(Finding::CallerIpRequired)),
+        IpVerdict::NotAllowed => return Ok(Err(Finding::IpNotAllowed)),
     }
     let is_missing = |scope: &&Scope| !key.scopes().any(|held| held == scope.as_str());
     let missing: Vec<Scope> = required.iter().filter(is_missing).cloned().collect();
-    if !missing.is_empty() {
-        return refused(Finding::ScopeNotGranted(missing));
-    }
-    Ok(Decision::Valid(Principal { pass: Arc::clone(key), secret_expire_time }))
+    Ok(if missing.is_empty() { Ok(secret_expire_time) } else { Err(Finding::ScopeNotGranted(missing)) })
 }
 
 #[cfg(test)]
@@ -118,7 +132,7 @@ mod tests {
 
     fn finding(key: &ApiKey, shown: CredentialId, ip: Option<&str>, required: &[&str]) -> Option<Finding> {
         let required: Vec<Scope> = required.iter().map(|text| text.parse().unwrap()).collect();
-        match decide(&Arc::new(Pass::of(key)), shown, ip.map(|ip| ip.parse().unwrap()), &required, NOW).unwrap() {
+        match decide(Arc::new(Pass::of(key)), shown, ip.map(|ip| ip.parse().unwrap()), &required, NOW).unwrap() {
             Decision::Valid(_) => None,
             Decision::Refused(Refusal::Proved(_, finding)) => Some(finding),
             Decision::Refused(other) => panic!("{other:?} is not for this function to find"),
@@ -175,7 +189,7 @@ mod tests {
     fn case_40_unreadable_terms_are_no_decision_but_a_deleted_key_is() {
         let poisoned = Poisoned { key_id: example().id, what: "scopes" };
         let mut key = ApiKey { terms: Err(poisoned), ..example() };
-        assert_eq!(decide(&Arc::new(Pass::of(&key)), key.current, None, &[], NOW).err(), Some(poisoned));
+        assert_eq!(decide(Arc::new(Pass::of(&key)), key.current, None, &[], NOW).err(), Some(poisoned));
         key.deletion = Some(Deletion { delete_time: NOW, purge_time: NOW, reason: DeleteReason::Unspecified });
         assert_eq!(finding(&key, key.current, None, &[]), Some(Finding::Deleted));
     }

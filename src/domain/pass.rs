@@ -24,7 +24,7 @@ pub struct Pass {
     poisoned: Option<Box<Poisoned>>,
     /// The allowed ones first.
     blocks: Box<[IpBlock]>,
-    /// The merchant, the display name, the scopes, and the labels, each a key and a value.
+    /// The id, the merchant, the display name, the scopes, and the labels, each a key and a value.
     texts: Box<str>,
     allowed: u8,
     scopes: u8,
@@ -42,6 +42,7 @@ impl Pass {
     /// What Validate needs of `key`.
     pub fn of(key: &ApiKey) -> Self {
         let mut texts = String::new();
+        push(&mut texts, &key.id.to_string());
         push(&mut texts, key.merchant.as_str());
         push(&mut texts, &key.display_name);
         let mut pass = Self {
@@ -89,6 +90,11 @@ impl Pass {
         self.id
     }
 
+    /// The same as callers see it: to spell it costs more than to keep it.
+    pub fn id_text(&self) -> &str {
+        Texts(&self.texts).next().unwrap_or_default()
+    }
+
     /// What the key is at `now`; as [`ApiKey::state`].
     pub fn state(&self, now: Time) -> State {
         if self.is_deleted {
@@ -125,7 +131,7 @@ impl Pass {
 
     /// Whose key it is.
     pub fn merchant(&self) -> &str {
-        Texts(&self.texts).next().unwrap_or_default()
+        Texts(&self.texts).nth(1).unwrap_or_default()
     }
 
     /// Whose key it is, to keep.
@@ -135,17 +141,17 @@ impl Pass {
 
     /// Its name for people.
     pub fn display_name(&self) -> &str {
-        Texts(&self.texts).nth(1).unwrap_or_default()
+        Texts(&self.texts).nth(2).unwrap_or_default()
     }
 
     /// All it may do.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        Texts(&self.texts).skip(2).take(usize::from(self.scopes))
+        Texts(&self.texts).skip(3).take(usize::from(self.scopes))
     }
 
     /// The merchant's notes, each a key and a value, in the order of the keys.
     pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
-        let mut texts = Texts(&self.texts).skip(2 + usize::from(self.scopes));
+        let mut texts = Texts(&self.texts).skip(3 + usize::from(self.scopes));
         std::iter::from_fn(move || Some((texts.next()?, texts.next()?)))
     }
 
@@ -218,6 +224,7 @@ mod tests {
         for key in [full(), example()] {
             let (pass, terms) = (Pass::of(&key), key.terms.clone().unwrap());
             assert_eq!((pass.id(), pass.merchant()), (key.id, key.merchant.as_str()));
+            assert_eq!(pass.id_text(), key.id.to_string());
             assert_eq!((pass.display_name(), pass.expire_time()), (key.display_name.as_str(), key.expire_time));
             assert!(pass.scopes().eq(terms.scopes.iter().map(super::super::scope::Scope::as_str)));
             assert!(pass.labels().eq(terms.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()))));

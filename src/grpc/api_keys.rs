@@ -2,24 +2,27 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream::Map};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
-use zeroize::Zeroizing;
 
 use super::{
     MAX_REQUEST,
+    answer::Answer,
     auth::{Authenticated, caller, caller_key},
+    items::Streams,
     outer::Deadline,
     proto::{
         self,
         api_key_service_server::{ApiKeyService, ApiKeyServiceServer},
     },
+    question::Question,
     read, status,
-    stream::{Answers, Ends},
+    stream::{Answers, Ends, Outcome},
     write,
 };
 use crate::{
-    app::{App, LastUse, Patience, Question},
+    app::{App, LastUse, Patience},
     domain::{ApiKey, Caller, Error, KeyId, Result, scope},
 };
 
@@ -33,11 +36,24 @@ pub struct ApiKeys {
 }
 
 impl ApiKeys {
-    /// The service of `app`, behind its authentication; its streams end as `ends` says.
-    pub fn server(app: &Arc<App>, ends: Ends) -> Authenticated<ApiKeyServiceServer<Self>> {
-        let service = Self { app: Arc::clone(app), ends };
-        let service = ApiKeyServiceServer::new(service).max_decoding_message_size(MAX_REQUEST);
-        Authenticated::new(Arc::clone(app), service)
+    /// The service of `app`, behind its authentication; its streams end as `ends` says. With `short_cut` they are written
+    /// past the generated server, see [`super::items`].
+    pub fn server(app: &Arc<App>, ends: Ends, short_cut: bool) -> Authenticated<Streams<ApiKeyServiceServer<Self>>> {
+        let service = Arc::new(Self { app: Arc::clone(app), ends });
+        let generated = ApiKeyServiceServer::from_arc(Arc::clone(&service)).max_decoding_message_size(MAX_REQUEST);
+        Authenticated::new(Arc::clone(app), Streams::new(service, short_cut, generated))
+    }
+
+    /// Opens a stream of validations.
+    pub(super) fn open(
+        &self,
+        request: Request<Streaming<proto::ValidateStreamRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let (caller, key) = (caller(&request)?, caller_key(&request)?);
+        let outcome = caller
+            .require(scope::VALIDATE)
+            .map(|_reach| Answers::new(&self.app, key, caller.clone(), request.into_inner(), &self.ends));
+        self.answer(&caller, "ValidateStream", outcome)
     }
 
     /// The answer of an RPC, or the status of its failure; a refusal of rights is written down.
@@ -186,37 +202,17 @@ impl ApiKeyService for ApiKeys {
         request: Request<proto::ValidateRequest>,
     ) -> Result<Response<proto::ValidateResponse>, Status> {
         let caller = caller(&request)?;
-        let outcome = decide(&self.app, &caller, request.into_inner()).await;
-        self.answer(&caller, "Validate", outcome)
+        let answer = Question::from(request.into_inner()).answer(&self.app, &caller).await;
+        self.answer(&caller, "Validate", answer.and_then(Answer::into_message))
     }
 
-    type ValidateStreamStream = Answers;
+    type ValidateStreamStream = Map<Answers, fn(Outcome) -> Result<proto::ValidateStreamResponse, Status>>;
 
     async fn validate_stream(
         &self,
         request: Request<Streaming<proto::ValidateStreamRequest>>,
-    ) -> Result<Response<Answers>, Status> {
-        let (caller, key) = (caller(&request)?, caller_key(&request)?);
-        let outcome = caller
-            .require(scope::VALIDATE)
-            .map(|_reach| Answers::new(&self.app, key, caller.clone(), request.into_inner(), &self.ends));
-        self.answer(&caller, "ValidateStream", outcome)
+    ) -> Result<Response<Self::ValidateStreamStream>, Status> {
+        let as_message: fn(Outcome) -> _ = |outcome| outcome?.into_message().map_err(status::of);
+        Ok(self.open(request)?.map(|answers| answers.map(as_message)))
     }
-}
-
-/// The answer to one question, be it a call of its own or one item of a stream.
-pub(super) async fn decide(
-    app: &Arc<App>,
-    caller: &Caller,
-    mut request: proto::ValidateRequest,
-) -> Result<proto::ValidateResponse> {
-    caller.require(scope::VALIDATE)?;
-    let key = Zeroizing::new(std::mem::take(&mut request.key));
-    let read::Validation { caller_ip, required_scopes, min_revision } = read::validate(app.key_format(), &request)?;
-    let question = Question { key: &key, caller_ip, required_scopes: &required_scopes, min_revision };
-    let verdict = match app.validate_at_once(caller, &question) {
-        Some(verdict) => verdict?,
-        None => Box::pin(app.validate(caller, question)).await?,
-    };
-    Ok(write::validated(verdict, caller_ip))
 }

@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::header::AUTHORIZATION;
+use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 use tonic::{Request, Status, body::Body, server::NamedService, transport::server::TcpConnectInfo};
 use tower::Service;
 use zeroize::Zeroizing;
@@ -31,8 +31,8 @@ pub struct Authenticated<S> {
 }
 
 /// The RPCs that may be called on remembered rights.
-const VALIDATE: &str = "/claviger.v1.ApiKeyService/Validate";
-const VALIDATE_STREAM: &str = "/claviger.v1.ApiKeyService/ValidateStream";
+pub(super) const VALIDATE: &str = "/claviger.v1.ApiKeyService/Validate";
+pub(super) const VALIDATE_STREAM: &str = "/claviger.v1.ApiKeyService/ValidateStream";
 
 /// What a caller showed and from where, for a stream, which judges it again for each item.
 pub(super) struct CallerKey {
@@ -45,11 +45,15 @@ pub(super) struct CallerKey {
 impl CallerKey {
     /// Judges the caller once more.
     pub(super) async fn authenticate(&self, app: &Arc<App>) -> Result<Caller> {
-        let at_once = self.known.as_ref().and_then(|known| app.authenticate_at_once(known, self.peer));
-        match at_once {
-            Some(judged) => judged,
+        match self.authenticate_at_once(app) {
+            Some(caller) => Ok(caller),
             None => Box::pin(app.authenticate(&self.token, self.peer, Rights::Remembered)).await,
         }
+    }
+
+    /// The same from memory alone; none if that cannot be.
+    pub(super) fn authenticate_at_once(&self, app: &App) -> Option<Caller> {
+        app.authenticate_at_once(self.known.as_ref()?, self.peer)
     }
 }
 
@@ -85,26 +89,13 @@ where
         // The one that was polled ready is used up; its clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let (token, peer) = match shown(&request) {
-            Ok(shown) => shown,
+        let (token, peer) = match shown(request.headers(), request.extensions()) {
+            Ok((token, peer)) => (Zeroizing::new(token.to_owned()), peer),
             Err(error) => return refused(error),
         };
         // Whoever manages keys is judged by what the database says now; whoever asks about them, under the lease.
         let rights = match request.uri().path() {
-            VALIDATE => {
-                // From memory the judgement is there at once, and nothing has to be kept for waiting.
-                let known = self.app.know(&token);
-                match known.and_then(|known| self.app.authenticate_at_once(&known, peer)) {
-                    Some(Ok(caller)) => {
-                        let key_id = caller.key_id();
-                        request.extensions_mut().insert(caller);
-                        return Box::pin(Named { key_id, answer: inner.call(request) });
-                    }
-                    Some(Err(error)) => return refused(error),
-                    None => Rights::Remembered,
-                }
-            }
-            VALIDATE_STREAM => Rights::Remembered,
+            VALIDATE | VALIDATE_STREAM => Rights::Remembered,
             _ => Rights::Read,
         };
         let app = Arc::clone(&self.app);
@@ -167,21 +158,21 @@ pub(super) fn caller_key<T>(request: &Request<T>) -> Result<Arc<CallerKey>, Stat
 }
 
 /// What the caller shows, and from where.
-fn shown(request: &http::Request<Body>) -> Result<(Zeroizing<String>, CallerIp)> {
-    let peer = CallerIp::new(peer(request)?);
-    Ok((Zeroizing::new(bearer(request)?.to_owned()), peer))
+pub(super) fn shown<'a>(headers: &'a HeaderMap, extensions: &Extensions) -> Result<(&'a str, CallerIp)> {
+    let peer = CallerIp::new(peer(extensions)?);
+    Ok((bearer(headers)?, peer))
 }
 
-fn peer(request: &http::Request<Body>) -> Result<IpAddr> {
-    let info = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+fn peer(extensions: &Extensions) -> Result<IpAddr> {
+    let info = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
     info.map(|address| address.ip()).ok_or_else(|| Error::fault("the connection has no peer address"))
 }
 
 /// The token of the one `authorization` header. RFC 9110 compares the scheme without regard to case.
-fn bearer(request: &http::Request<Body>) -> Result<&str> {
-    let mut headers = request.headers().get_all(AUTHORIZATION).iter();
-    let (Some(header), None) = (headers.next(), headers.next()) else {
-        let several = request.headers().contains_key(AUTHORIZATION);
+fn bearer(headers: &HeaderMap) -> Result<&str> {
+    let mut shown = headers.get_all(AUTHORIZATION).iter();
+    let (Some(header), None) = (shown.next(), shown.next()) else {
+        let several = headers.contains_key(AUTHORIZATION);
         return Err(Error::CredentialsMissing(if several {
             "there is more than one `authorization` header"
         } else {

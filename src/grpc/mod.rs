@@ -4,12 +4,16 @@
 //! turned into words of the domain by `read`, answered by [`crate::app`], turned back by `write`, or into a status by
 //! [`status`].
 
+mod answer;
 pub mod api_keys;
 pub mod auth;
+mod items;
 pub mod observed;
 pub mod outer;
+mod question;
 mod read;
 mod read_fields;
+pub mod short_cut;
 pub mod status;
 pub mod stream;
 mod write;

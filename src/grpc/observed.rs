@@ -17,7 +17,6 @@ use std::{
 use http::HeaderMap;
 use opentelemetry::{
     Context as TraceContext, KeyValue,
-    context::FutureExt as _,
     global::{self, BoxedTracer},
     metrics::Histogram,
     propagation::Extractor,
@@ -84,29 +83,50 @@ pub struct Observed<S> {
 impl<S> Service<http::Request<Body>> for Observed<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
+    S::Future: Unpin,
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Observing<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let mut call = Call::begin(&self.instruments, &request);
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let response = match call.context.clone() {
-                Some(context) => answer.with_context(context).await,
-                None => answer.await,
-            }?;
-            if let Some(code) = code_in(response.headers()) {
-                call.end(code, response.extensions().get::<Status>());
-                return Ok(response);
+        let call = Call::begin(&self.instruments, &request);
+        Observing { answer: self.inner.call(request), call: Some(call) }
+    }
+}
+
+/// An answer that is waited for under the span of its call.
+pub struct Observing<F> {
+    answer: F,
+    /// None once it was handed on.
+    call: Option<Call>,
+}
+
+impl<F> Future for Observing<F>
+where
+    F: Future<Output = Result<http::Response<Body>, Infallible>> + Unpin,
+{
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = {
+            let span = self.call.as_ref().and_then(|call| call.context.clone());
+            let _current = span.map(TraceContext::attach);
+            Pin::new(&mut self.answer).poll(context)
+        };
+        polled.map_ok(|response| {
+            let Some(mut call) = self.call.take() else { return response };
+            match code_in(response.headers()) {
+                Some(code) => {
+                    call.end(code, response.extensions().get::<Status>());
+                    response
+                }
+                None => response.map(|inner| Body::new(Watched { inner, call })),
             }
-            Ok(response.map(|inner| Body::new(Watched { inner, call })))
         })
     }
 }

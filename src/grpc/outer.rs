@@ -48,6 +48,11 @@ impl OuterLayer {
     pub fn new(calls: usize) -> Self {
         Self { room: Arc::new(Semaphore::new(calls)) }
     }
+
+    /// The places of these calls.
+    pub fn room(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.room)
+    }
 }
 
 impl<S> Layer<S> for OuterLayer {

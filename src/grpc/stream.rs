@@ -23,10 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::{
-    api_keys::decide,
+    answer::Answer,
     auth::CallerKey,
+    items::{Item, Said},
     outer::{after_panic, cause_of, explained},
     proto::{self, ErrorReason},
+    question::Question,
     status,
 };
 use crate::{
@@ -66,7 +68,7 @@ impl Ends {
 }
 
 /// What came of an item: its answer, or the end of the stream because the caller may not ask any more.
-type Outcome = Result<proto::ValidateStreamResponse, Status>;
+pub(super) type Outcome = Result<Item, Status>;
 
 /// Whether there is more to read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,8 +127,11 @@ impl Answers {
             }
             match self.questions.poll_next_unpin(context) {
                 Poll::Ready(Some(Ok(item))) => {
-                    let sequence = item.sequence;
-                    let mut work = Box::pin(self.work_on(item));
+                    let (sequence, question) = (item.sequence, item.request.unwrap_or_default().into());
+                    if let Some(answer) = self.answer_at_once(&question) {
+                        return Poll::Ready(Some(Ok(Item::new(sequence, Said::Answer(answer)))));
+                    }
+                    let mut work = Box::pin(self.work_on(sequence, question));
                     match work.as_mut().poll(context) {
                         Poll::Ready(outcome) => return Poll::Ready(Some(outcome)),
                         Poll::Pending => self.working.push(Box::pin(in_time(sequence, work))),
@@ -148,8 +153,20 @@ impl Answers {
         if self.reading == Reading::On { Poll::Pending } else { Poll::Ready(None) }
     }
 
-    fn work_on(&self, item: proto::ValidateStreamRequest) -> impl Future<Output = Outcome> + Send + use<> {
-        let sequence = item.sequence;
+    /// What nearly all items come to, without a future of their own. A panic is left to that.
+    fn answer_at_once(&self, question: &Question) -> Option<Answer> {
+        let answer = async {
+            let caller = match seeded::bug(Bug::CallerJudgedAtStart) {
+                true => self.at_start.clone(),
+                false => self.key.authenticate_at_once(&self.app)?,
+            };
+            question.answer_at_once(&self.app, &caller)
+        };
+        let answer = AssertUnwindSafe(seeded::in_batch(self.batch.clone(), answer)).catch_unwind();
+        answer.now_or_never()?.ok()?
+    }
+
+    fn work_on(&self, sequence: u64, question: Question) -> impl Future<Output = Outcome> + Send + use<> {
         let (app, key) = (Arc::clone(&self.app), Arc::clone(&self.key));
         let at_start = seeded::bug(Bug::CallerJudgedAtStart).then(|| self.at_start.clone());
         let work = async move {
@@ -158,10 +175,10 @@ impl Answers {
                     Some(caller) => caller,
                     None => key.authenticate(&app).await?,
                 };
-                decide(&app, &caller, item.request.unwrap_or_default()).await
+                question.answer(&app, &caller).await
             };
             match outcome.await {
-                Ok(response) => Ok(answer(sequence, proto::validate_stream_response::Outcome::Response(response))),
+                Ok(answer) => Ok(Item::new(sequence, Said::Answer(answer))),
                 Err(error @ (Error::Denied(_) | Error::CredentialsInvalid | Error::CredentialsMissing(_))) => {
                     Err(status::of(error))
                 }
@@ -219,12 +236,8 @@ async fn in_time(sequence: u64, work: impl Future<Output = Outcome>) -> Outcome 
     }
 }
 
-fn answer(sequence: u64, outcome: proto::validate_stream_response::Outcome) -> proto::ValidateStreamResponse {
-    proto::ValidateStreamResponse { sequence, outcome: Some(outcome) }
-}
-
 /// The answer to an item that could not be decided: what the call alone would have ended with.
-fn failed(sequence: u64, status: &Status) -> proto::ValidateStreamResponse {
+fn failed(sequence: u64, status: &Status) -> Item {
     if matches!(status.code(), Code::Internal | Code::Unknown) {
         tracing::error!(
             rpc = "ValidateStream",
@@ -236,5 +249,5 @@ fn failed(sequence: u64, status: &Status) -> proto::ValidateStreamResponse {
     // The details of a status are a `google.rpc.Status` of their own, if there are any.
     let error = tonic_types::Status::decode(status.details()).unwrap_or_default();
     let error = tonic_types::Status { code: status.code().into(), message: status.message().to_owned(), ..error };
-    answer(sequence, proto::validate_stream_response::Outcome::Error(error))
+    Item::new(sequence, Said::Error(error))
 }

@@ -2,11 +2,9 @@
 
 use super::proto;
 use crate::{
-    app::{Answer, LastUse, Verdict},
+    app::{Answer, LastUse},
     domain::{
         ApiKey, DeleteReason, State, Time, WebhookFormat,
-        decision::{Decision, Finding, Principal, Refusal},
-        ip_rules::CallerIp,
     },
 };
 
@@ -104,60 +102,6 @@ fn shown(answer: &Answer) -> String {
     answer.key.as_ref().map(|key| key.reveal().to_owned()).unwrap_or_default()
 }
 
-pub(super) fn validated(verdict: Verdict, caller_ip: Option<CallerIp>) -> proto::ValidateResponse {
-    let mut response = proto::ValidateResponse {
-        caller_ip: caller_ip.map(|ip| ip.to_string()).unwrap_or_default(),
-        revision: verdict.revision.map(|revision| revision.to_string()).unwrap_or_default(),
-        ..proto::ValidateResponse::default()
-    };
-    let code = match verdict.decision {
-        Decision::Valid(valid) => {
-            response.valid = true;
-            response.key_id = valid.pass.id().to_string();
-            response.principal = Some(principal(&valid, response.key_id.clone()));
-            proto::DecisionCode::Valid
-        }
-        Decision::Refused(Refusal::Malformed) => proto::DecisionCode::Malformed,
-        Decision::Refused(Refusal::NotFound) => proto::DecisionCode::NotFound,
-        Decision::Refused(Refusal::Proved(key_id, finding)) => {
-            response.key_id = key_id.to_string();
-            if let Finding::ScopeNotGranted(missing) = &finding {
-                response.missing_scopes = missing.iter().map(ToString::to_string).collect();
-            }
-            found(&finding)
-        }
-    };
-    response.code = code.into();
-    response
-}
-
-fn found(finding: &Finding) -> proto::DecisionCode {
-    match finding {
-        Finding::Deleted => proto::DecisionCode::Deleted,
-        Finding::SecretRetired => proto::DecisionCode::SecretRetired,
-        Finding::Disabled => proto::DecisionCode::Disabled,
-        Finding::NotYetValid => proto::DecisionCode::NotYetValid,
-        Finding::Expired => proto::DecisionCode::Expired,
-        Finding::CallerIpRequired => proto::DecisionCode::CallerIpRequired,
-        Finding::IpNotAllowed => proto::DecisionCode::IpNotAllowed,
-        Finding::ScopeNotGranted(_) => proto::DecisionCode::ScopeNotGranted,
-    }
-}
-
-fn principal(principal: &Principal, key_id: String) -> proto::Principal {
-    let Principal { pass, secret_expire_time } = principal;
-    proto::Principal {
-        key_id,
-        merchant_username: pass.merchant().to_owned(),
-        display_name: pass.display_name().to_owned(),
-        scopes: pass.scopes().map(str::to_owned).collect(),
-        labels: pass.labels().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
-        webhook_format: webhook_format(pass.webhook_format()).into(),
-        expire_time: pass.expire_time().map(time),
-        secret_expire_time: secret_expire_time.map(time),
-    }
-}
-
 fn time(time: Time) -> prost_types::Timestamp {
     let (seconds, nanos) = time.to_timestamp();
     prost_types::Timestamp { seconds, nanos }
@@ -173,7 +117,7 @@ fn state(state: State) -> proto::State {
     }
 }
 
-fn webhook_format(format: WebhookFormat) -> proto::WebhookFormat {
+pub(super) fn webhook_format(format: WebhookFormat) -> proto::WebhookFormat {
     match format {
         WebhookFormat::SingleJson => proto::WebhookFormat::SingleJson,
         WebhookFormat::MultipleJson => proto::WebhookFormat::MultipleJson,

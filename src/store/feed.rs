@@ -21,32 +21,51 @@ use crate::seeded;
 pub(super) const HEAD: i16 = 1;
 
 /// A state of the database: the history it belongs to, and the number of the last change. Opaque to callers.
+///
+/// Cheap to clone, and it has its text at hand, which nearly every answer tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revision {
+pub struct Revision(Arc<State>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct State {
     epoch: Arc<str>,
     seq: i64,
+    text: String,
 }
 
 impl Revision {
     /// The state of the history `epoch` after the change `seq`.
     pub fn new(epoch: impl Into<Arc<str>>, seq: i64) -> Self {
-        Self { epoch: epoch.into(), seq }
+        let epoch = epoch.into();
+        let text = format!("{epoch}.{seq}");
+        Self(Arc::new(State { epoch, seq, text }))
     }
 
     /// The name of the history.
     pub fn epoch(&self) -> &Arc<str> {
-        &self.epoch
+        &self.0.epoch
+    }
+
+    /// As callers see it.
+    pub fn as_str(&self) -> &str {
+        &self.0.text
+    }
+
+    /// This state, or that after the change `seq` of the same history, whichever is later.
+    #[must_use]
+    pub fn or_after(&self, seq: i64) -> Self {
+        if seq <= self.seq() { self.clone() } else { Self::new(Arc::clone(self.epoch()), seq) }
     }
 
     /// The number of the last change.
     pub fn seq(&self) -> i64 {
-        self.seq
+        self.0.seq
     }
 }
 
 impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.epoch, self.seq)
+        f.write_str(self.as_str())
     }
 }
 
@@ -60,7 +79,7 @@ impl FromStr for Revision {
         let seq = seq.parse::<i64>().ok().filter(|seq| *seq >= 0).ok_or_else(wrong)?;
         let revision = Self::new(epoch, seq);
         // Only the one spelling: no signs, no zeros in front.
-        if plain && revision.to_string() == text { Ok(revision) } else { Err(wrong()) }
+        if plain && revision.as_str() == text { Ok(revision) } else { Err(wrong()) }
     }
 }
 
@@ -156,7 +175,7 @@ impl Tx {
 
     pub(super) async fn change_log_insert(&self, revision: &Revision, event: &AuditEvent, nonce: i64) -> Result<()> {
         let row = change_log::ActiveModel {
-            seq: Set(revision.seq),
+            seq: Set(revision.seq()),
             key_id: Set(event.key_id.as_bytes().to_vec()),
             kind: Set(event.action as i16),
             nonce: Set(nonce),

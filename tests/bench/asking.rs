@@ -129,7 +129,7 @@ impl Ask {
     /// the wire does no less.
     pub fn decide_once(&self, service: &InProcess, key: &str) -> Code {
         let asked = service.app.validate_at_once(&service.caller, &self.question(key));
-        asked.map_or(Code::NotAtOnce, |verdict| code(std::hint::black_box(&verdict)))
+        asked.map_or(Code::NotAtOnce, |verdict| answered(std::hint::black_box(&verdict)))
     }
 
     fn question<'a>(&'a self, key: &'a str) -> Question<'a> {
@@ -138,14 +138,18 @@ impl Ask {
     }
 }
 
+fn answered(verdict: &Verdict) -> Code {
+    match &verdict.decision {
+        Decision::Valid(_) => Code::Valid,
+        Decision::Refused(Refusal::Malformed) => Code::Malformed,
+        Decision::Refused(Refusal::NotFound) => Code::NotFound,
+        Decision::Refused(Refusal::Proved(..)) => Code::OtherRefusal,
+    }
+}
+
 fn code(verdict: &Result<Verdict>) -> Code {
     match verdict {
-        Ok(Verdict { decision: Decision::Valid(_), .. }) => Code::Valid,
-        Ok(Verdict { decision: Decision::Refused(refusal), .. }) => match refusal {
-            Refusal::Malformed => Code::Malformed,
-            Refusal::NotFound => Code::NotFound,
-            Refusal::Proved(..) => Code::OtherRefusal,
-        },
+        Ok(verdict) => answered(verdict),
         Err(Error::Overloaded { retry_after }) => Code::Overloaded(*retry_after),
         Err(_) => Code::Failed,
     }

@@ -210,6 +210,7 @@ async fn beside(
         upkeep_interval: second,
         census_interval: None,
         traces: false,
+        short_cut: !crate::harness::takes_the_long_way(),
         connection_age: second * 60,
         stream_age,
     };

@@ -60,6 +60,7 @@ impl SecondDoor {
             upkeep_interval: Duration::from_secs(3_600),
             census_interval: None,
             traces: false,
+            short_cut: !crate::harness::takes_the_long_way(),
             connection_age,
             stream_age: connection_age,
         };

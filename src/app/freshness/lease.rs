@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::sync::{Arc, PoisonError, RwLock};
+use super::sync::{PoisonError, RwLock};
 use crate::{
     clock::Uptime,
     seeded::{self, Bug},
@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Grant {
     until: Uptime,
-    position: Option<Arc<Revision>>,
+    position: Option<Revision>,
 }
 
 impl Grant {
@@ -23,12 +23,12 @@ impl Grant {
     }
 
     /// Every change up to this one is out of memory. None: no history is followed.
-    pub(crate) fn position(&self) -> Option<&Arc<Revision>> {
+    pub(crate) fn position(&self) -> Option<&Revision> {
         self.position.as_ref()
     }
 
     /// The same, to keep.
-    pub(crate) fn into_position(self) -> Option<Arc<Revision>> {
+    pub(crate) fn into_position(self) -> Option<Revision> {
         self.position
     }
 
@@ -50,14 +50,14 @@ impl Lease {
 
     /// Follows the feed to `position`, without being the wiser about what comes after it.
     pub(crate) fn advance(&self, position: Revision) {
-        self.write(|grant| grant.position = Some(Arc::new(position)));
+        self.write(|grant| grant.position = Some(position));
     }
 
     /// Extends the lease: the poll that `began` then brought everything up to `position`, and there
     /// was nothing after it.
     pub(crate) fn extend(&self, position: Revision, began: Uptime, length: Duration) {
         self.write(|grant| {
-            *grant = Grant { until: began.after(length), position: Some(Arc::new(position)) };
+            *grant = Grant { until: began.after(length), position: Some(position) };
         });
     }
 

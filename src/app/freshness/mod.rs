@@ -81,10 +81,7 @@ mod sync;
 mod tests;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -271,7 +268,7 @@ impl Freshness {
         let grant = self.on.lease.grant();
         let as_of = self.on.absent.find(credential)?;
         let position = grant.position()?;
-        Some(Revision::new(Arc::clone(position.epoch()), position.seq().max(as_of)))
+        Some(position.or_after(as_of))
     }
 }
 

@@ -3,7 +3,6 @@
 use super::{
     follow::Followed,
     memory::{Generation, Remembered},
-    sync::Arc,
 };
 use crate::{
     clock::Uptime,
@@ -15,7 +14,7 @@ use crate::{
 /// What came of asking memory.
 pub(crate) struct Recalled<R> {
     /// Every change up to this one is taken into account. None: memory may not be believed.
-    pub(crate) position: Option<Arc<Revision>>,
+    pub(crate) position: Option<Revision>,
     /// What is remembered.
     pub(crate) found: Option<Remembered<R>>,
 }
@@ -44,7 +43,7 @@ pub(crate) async fn recall<R>(
 /// What is noted before a read begins, to tell afterwards whether its outcome may be remembered (step 6).
 pub(crate) struct Fence {
     generation: Generation,
-    position: Option<Arc<Revision>>,
+    position: Option<Revision>,
 }
 
 /// A read saw less than was applied before it began.

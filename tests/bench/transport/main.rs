@@ -15,7 +15,8 @@
 //! throughput stands the processor time of the server, which does not depend on how fast the client is. Latencies are
 //! taken at a fixed rate, the same for both, from when each call ought to have begun.
 //!
-//! It judges no speed, but an answer other than the wanted one makes it fail. `--quick` tries it with few keys.
+//! It judges no speed, but an answer other than the wanted one makes it fail. `--quick` tries it with few keys; `--main`
+//! leaves out what no figure is taken from, for whoever is at work on the path.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -70,9 +71,6 @@ use servers::{Bare, Real, Server};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const MAIN_SHAPE: Shape = Shape { connections: 4, in_flight: 16 };
-const CONNECTIONS: [usize; 3] = [1, 4, 16];
-const CALLS_IN_FLIGHT: [usize; 4] = [1, 4, 16, 64];
-const ITEMS_IN_FLIGHT: [usize; 2] = [64, 256];
 /// No load takes longer, even where everything is slow.
 const LONGEST: Duration = Duration::from_mins(2);
 const COPIES: u32 = 100_000;
@@ -80,6 +78,9 @@ const COPIES: u32 = 100_000;
 /// How much is done.
 struct Sizes {
     keys: usize,
+    connections: &'static [usize],
+    calls_in_flight: &'static [usize],
+    items_in_flight: &'static [usize],
     /// Rounds of the main shape, and of the latencies.
     many_rounds: usize,
     rounds: usize,
@@ -99,7 +100,23 @@ impl Sizes {
             warm_up,
             round: Duration::from_secs(3),
         };
-        Self { keys: 10_000, many_rounds: 7, rounds: 3, warm_up, round, flood }
+        Self {
+            keys: 10_000,
+            connections: &[1, 4, 16],
+            calls_in_flight: &[1, 4, 16, 64],
+            items_in_flight: &[64, 256],
+            many_rounds: 7,
+            rounds: 3,
+            warm_up,
+            round,
+            flood,
+        }
+    }
+
+    /// The shapes alone that figures are taken from.
+    fn main() -> Self {
+        let (connections, calls_in_flight): (&[_], &[_]) = (&[MAIN_SHAPE.connections], &[MAIN_SHAPE.in_flight]);
+        Self { connections, calls_in_flight, items_in_flight: &[256], ..Self::full() }
     }
 
     fn quick() -> Self {
@@ -107,7 +124,13 @@ impl Sizes {
         let full = Self::full();
         let flood =
             Flood { rounds: 3, rightful_per_second: 200.0, forged_per_second: 500.0, warm_up, round, ..full.flood };
-        Self { keys: 200, many_rounds: 3, rounds: 3, warm_up, round, flood }
+        Self { keys: 200, many_rounds: 3, rounds: 3, warm_up, round, flood, ..full }
+    }
+
+    fn shapes(&self, in_flight: &'static [usize]) -> impl Iterator<Item = Shape> {
+        self.connections
+            .iter()
+            .flat_map(move |&connections| in_flight.iter().map(move |&in_flight| Shape { connections, in_flight }))
     }
 }
 
@@ -119,7 +142,11 @@ fn main() -> ExitCode {
         Builder::new_multi_thread().enable_all().build().unwrap().block_on(bare::serve());
         return ExitCode::SUCCESS;
     }
-    let sizes = if has("--quick") { Sizes::quick() } else { Sizes::full() };
+    let sizes = match () {
+        () if has("--quick") => Sizes::quick(),
+        () if has("--main") => Sizes::main(),
+        () => Sizes::full(),
+    };
     let (mut verdict, mut figures) = (Verdict::default(), Vec::new());
     measure(&sizes, &mut verdict, &mut figures);
     println!();
@@ -178,7 +205,7 @@ fn unary_figures(
         Compared::by(shape, rounds, |server| load(of(server)))
     };
     let main = compare(MAIN_SHAPE, sizes.many_rounds);
-    let others = shapes(&CALLS_IN_FLIGHT).filter(|shape| *shape != MAIN_SHAPE);
+    let others = sizes.shapes(sizes.calls_in_flight).filter(|shape| *shape != MAIN_SHAPE);
     let others: Vec<_> = others.map(|shape| compare(shape, sizes.rounds)).collect();
     let all = others.iter().chain([&main]);
     verdict.look_at("unary calls", all.flat_map(Compared::tallies), Answer::VALID);
@@ -207,7 +234,7 @@ fn stream_figures(
         let of = |server: usize| streamed::run(servers[server], questions, shape, sizes.warm_up, sizes.round);
         Compared::by(shape, sizes.rounds, |server| load(of(server)))
     };
-    let all: Vec<_> = shapes(&ITEMS_IN_FLIGHT).map(compare).collect();
+    let all: Vec<_> = sizes.shapes(sizes.items_in_flight).map(compare).collect();
     verdict.look_at("items of streams", all.iter().flat_map(Compared::tallies), Answer::VALID);
     let best = all.iter().max_by(|one, other| one.ours_per_second().total_cmp(&other.ours_per_second())).unwrap();
     println!("figures of streams: {} connections with {} open", best.shape.connections, best.shape.in_flight);
@@ -219,12 +246,6 @@ fn stream_figures(
         ("stream_cpu_us", best.median(|ours, _| ours.cpu), 3),
         ("bare_stream_cpu_us", best.median(|_, bare| bare.cpu), 3),
     ]);
-}
-
-fn shapes(in_flight: &[usize]) -> impl Iterator<Item = Shape> {
-    CONNECTIONS
-        .into_iter()
-        .flat_map(move |connections| in_flight.iter().map(move |&in_flight| Shape { connections, in_flight }))
 }
 
 /// Runs a load on one thread, see `connection.rs`. A call that is never answered is an answer that was not wanted.

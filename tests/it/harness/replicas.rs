@@ -68,6 +68,7 @@ impl Replicas {
             upkeep_interval: Duration::from_secs(3_600),
             census_interval: None,
             traces: false,
+            short_cut: !super::takes_the_long_way(),
             connection_age: Duration::from_secs(3_600),
             stream_age: Duration::from_secs(3_600),
         };
