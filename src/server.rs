@@ -23,7 +23,10 @@ use crate::{
         alarms::Alarm,
         freshness::{Poller, State, keep_fresh},
     },
-    grpc::{self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto, short_cut::ShortCutLayer, stream::Ends},
+    grpc::{
+        self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto, short_cut::ShortCutLayer,
+        stream::Ends,
+    },
     telemetry::instruments,
 };
 use ops::Readiness;
@@ -120,11 +123,7 @@ pub async fn serve(
         (None, None)
     };
     let outer = OuterLayer::new(settings.max_calls);
-    let short_cut = if settings.short_cut {
-        ShortCutLayer::new(Arc::clone(&app), outer.room())
-    } else {
-        ShortCutLayer::none()
-    };
+    let ends = Ends { stop: stop.clone(), age: settings.stream_age };
     let router = Server::builder()
         // Without a grace: with one, calls in flight are cut, and the client is not even told (tonic 0.14).
         .max_connection_age(settings.connection_age)
@@ -133,16 +132,12 @@ pub async fn serve(
         .max_concurrent_streams(256)
         .http2_max_header_list_size(16 * 1024)
         .layer(ObservedLayer::new(settings.traces))
-        .layer(short_cut)
+        .layer(ShortCutLayer::new(settings.short_cut.then(|| Arc::clone(&app)), outer.room()))
         .layer(outer)
         .add_service(health_service.max_decoding_message_size(grpc::MAX_REQUEST))
         .add_optional_service(reflection_v1)
         .add_optional_service(reflection_v1alpha)
-        .add_service(ApiKeys::server(
-            &app,
-            Ends { stop: stop.clone(), age: settings.stream_age },
-            settings.short_cut,
-        ));
+        .add_service(ApiKeys::server(&app, ends, settings.short_cut));
     let incoming = listener.incoming();
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
 

@@ -6,6 +6,7 @@ use futures_util::FutureExt as _;
 
 use super::{
     App,
+    freshness::Generation,
     validate::{Known, Proved, Recalled, Wanted},
 };
 use crate::domain::{
@@ -14,7 +15,7 @@ use crate::domain::{
     error::{Denial, Unavailable},
     ip_rules::CallerIp,
     pass::Pass,
-    root_secret::Found,
+    root_secret::{Found, RootId},
 };
 
 /// Where the rights of a caller may come from.
@@ -24,6 +25,20 @@ pub enum Rights {
     Remembered,
     /// From the database, now: to manage.
     Read,
+}
+
+/// A caller who was let in from memory, for whoever is going to ask for it again.
+pub struct Guest {
+    caller: Caller,
+    root: RootId,
+    since: Generation,
+}
+
+impl Guest {
+    /// Who it is.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
 }
 
 impl App {
@@ -41,18 +56,37 @@ impl App {
 
     /// Lets a caller in whose key string bears our tag, from memory alone, as nearly all are; none if that cannot be, and
     /// [`App::authenticate`] has to judge. That the tag is ours needs no second look, and all else is looked at anew.
-    pub fn authenticate_at_once(&self, known: &Known, peer: CallerIp) -> Option<Caller> {
+    pub fn authenticate_at_once(&self, known: &Known, peer: CallerIp) -> Option<Guest> {
         if !matches!(self.ring_now().find(known.root), Found::Mounted(_)) {
             return None;
         }
+        // Before memory is asked: what is dropped from it afterwards may be what it says.
+        let since = self.freshness.memory().generation();
         let reach = Reach::everything();
         let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: None };
         let recalled = self.recall(known, &wanted, self.freshness.polls_begun()).now_or_never()?;
         let Recalled::Answer(Proved::Key(key, shown, _)) = recalled else { return None };
         let now = self.now();
-        let caller = self.admit(&key, shown, peer, now).ok()?;
-        self.usage.note(key.id(), now, Some(peer));
-        Some(caller)
+        let caller = admit(&key, shown, peer, now).ok()?;
+        self.usage.note(&key, now, Some(peer));
+        Some(Guest { caller, root: known.root, since })
+    }
+
+    /// Whether a guest may be let in once more: all is judged anew, but it need not be looked up.
+    pub fn lets_in_again(&self, guest: &Guest) -> bool {
+        let Guest { caller, root, since } = guest;
+        if !matches!(self.ring_now().find(*root), Found::Mounted(_))
+            || self.freshness.still_stands(&*self.clock, *since).now_or_never() != Some(true)
+        {
+            return false;
+        }
+        let (pass, peer, now) = (caller.pass(), Some(caller.peer()), self.now());
+        let is_good = matches!(judge(pass, caller.credential_id(), peer, &[], now), Ok(Ok(_)));
+        if is_good {
+            self.freshness.count_from_memory();
+            self.usage.note(pass, now, peer);
+        }
+        is_good
     }
 
     /// What stays true of a key string for as long as its root secret is accepted; none if it is no key string of ours.
@@ -65,7 +99,7 @@ impl App {
             Proved::Malformed | Proved::NotFound(_) | Proved::Revoked(..) => Err(Error::CredentialsInvalid),
             Proved::Key(key, shown, _) => {
                 let now = self.now();
-                let admitted = self.admit(&key, shown, peer, now).map_err(|error| match error {
+                let admitted = admit(&key, shown, peer, now).map_err(|error| match error {
                     Error::Poisoned(poisoned) => {
                         self.alarms.raise_record_poisoned(poisoned);
                         undecided(poisoned.into())
@@ -80,19 +114,19 @@ impl App {
                     }
                     other => other,
                 })?;
-                self.usage.note(key.id(), now, Some(peer));
+                self.usage.note(&key, now, Some(peer));
                 Ok(admitted)
             }
         }
     }
+}
 
-    /// Lets a caller in whose secret was proved, if its key is good now and here.
-    pub(super) fn admit(&self, key: &Arc<Pass>, shown: CredentialId, peer: CallerIp, now: Time) -> Result<Caller> {
-        match judge(key, shown, Some(peer), &[], now)? {
-            Ok(_) => Caller::new(key, shown, peer),
-            Err(Finding::IpNotAllowed | Finding::CallerIpRequired) => Err(Denial::PeerNotAllowed.into()),
-            Err(_) => Err(Error::CredentialsInvalid),
-        }
+/// Lets a caller in whose secret was proved, if its key is good now and here.
+pub(super) fn admit(key: &Arc<Pass>, shown: CredentialId, peer: CallerIp, now: Time) -> Result<Caller> {
+    match judge(key, shown, Some(peer), &[], now)? {
+        Ok(_) => Caller::new(key, shown, peer),
+        Err(Finding::IpNotAllowed | Finding::CallerIpRequired) => Err(Denial::PeerNotAllowed.into()),
+        Err(_) => Err(Error::CredentialsInvalid),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use super::freshness::Spread;
 use crate::domain::{
     State,
     decision::{Decision, Finding, Refusal},
@@ -52,7 +53,7 @@ fn index(decision: &Decision) -> usize {
 /// What this process has done since its start.
 #[derive(Debug, Default)]
 pub struct Counts {
-    decisions: [AtomicU64; CODES.len()],
+    decisions: Spread<[AtomicU64; CODES.len()]>,
     proofs: AtomicU64,
     proofs_missed: AtomicU64,
 }
@@ -60,7 +61,8 @@ pub struct Counts {
 impl Counts {
     /// How often Validate answered each code.
     pub fn decisions(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        CODES.into_iter().zip(self.decisions.iter().map(load))
+        let sum = |index: usize| self.decisions.iter().map(|counts| load(&counts[index])).sum();
+        CODES.into_iter().enumerate().map(move |(index, code)| (code, sum(index)))
     }
 
     /// Proofs of a secret that were remembered, callers' own included.
@@ -74,7 +76,7 @@ impl Counts {
     }
 
     pub(super) fn decided(&self, decision: &Decision) {
-        add(&self.decisions[index(decision)]);
+        add(&self.decisions.mine()[index(decision)]);
     }
 
     pub(super) fn proof_asked(&self) {

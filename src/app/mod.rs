@@ -35,7 +35,7 @@ use rand::{TryRng, rngs::SysRng};
 use tokio_util::task::TaskTracker;
 
 pub use crate::store::{LastUse, ListFilter, Revision};
-pub use authenticate::Rights;
+pub use authenticate::{Guest, Rights};
 pub use bootstrap::offline_key;
 pub use create::NewKey;
 pub use delete::Revocation;
@@ -52,7 +52,7 @@ pub use validate::{Known, Question, Verdict};
 use self::{
     alarms::Alarms,
     counts::{Census, Counts},
-    freshness::Freshness,
+    freshness::{Freshness, Spread},
     hashing::HashingPool,
     proof::Proofs,
     refusals::Refusals,
@@ -94,7 +94,7 @@ pub struct App {
     store: Store,
     clock: Arc<dyn Clock>,
     settings: Settings,
-    ring: RwLock<Arc<KeyRing>>,
+    ring: Spread<RwLock<Arc<KeyRing>>>,
     hashing: HashingPool,
     proofs: Proofs,
     usage: Usage,
@@ -118,7 +118,7 @@ impl App {
         settings: Settings,
         mounted: Vec<RootSecret>,
     ) -> Result<Arc<Self>, StartError> {
-        let ring = start::key_ring(&store, clock.now(), mounted).await?;
+        let ring = Arc::new(start::key_ring(&store, clock.now(), mounted).await?);
         let hashing = HashingPool::start(settings.hashing_threads, settings.hashing_queue).map_err(Error::fault)?;
         let proofs = Proofs::new(&mut SysRng).map_err(Error::fault)?;
         let freshness = Freshness::new(settings.freshness, store.engine());
@@ -127,7 +127,7 @@ impl App {
             usage: Usage::default(),
             store,
             clock,
-            ring: RwLock::new(Arc::new(ring)),
+            ring: Spread::new(|| RwLock::new(Arc::clone(&ring))),
             hashing,
             proofs,
             refusals: Refusals::default(),
@@ -202,7 +202,7 @@ impl App {
 
     /// The ring for a moment, under its lock: for what is done at once.
     fn ring_now(&self) -> RwLockReadGuard<'_, Arc<KeyRing>> {
-        self.ring.read().unwrap_or_else(PoisonError::into_inner)
+        self.ring.mine().read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn random_bytes<const N: usize>() -> Result<[u8; N]> {

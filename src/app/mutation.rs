@@ -5,6 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use super::{
     App,
+    authenticate::admit,
     freshness::enforce::{Due, Enforcement, Patience},
 };
 use crate::{
@@ -181,7 +182,12 @@ impl App {
             Some(key) => Some(key),
             None => tx.api_key_peek_even_deleted(&Reach::everything(), caller.key_id()).await?,
         };
-        self.admit(&Arc::new(Pass::of(&key.ok_or(Error::CredentialsInvalid)?)), caller.credential_id(), caller.peer(), self.now())
+        admit(
+            &Arc::new(Pass::of(&key.ok_or(Error::CredentialsInvalid)?)),
+            caller.credential_id(),
+            caller.peer(),
+            self.now(),
+        )
     }
 }
 

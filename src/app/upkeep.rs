@@ -84,7 +84,9 @@ impl App {
         let renewed =
             renewed.ok_or_else(|| Error::fault("the database names no root secret, or several, as the active one"))?;
         let renewed = Arc::new(renewed);
-        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&renewed);
+        for ring in self.ring.iter() {
+            *ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&renewed);
+        }
         renewed.active().map(drop)
     }
 }

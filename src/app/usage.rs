@@ -8,7 +8,7 @@ use std::{
 
 use super::{App, freshness::Scatter};
 use crate::{
-    domain::{KeyId, Result, Time, ip_rules::CallerIp},
+    domain::{KeyId, Result, Time, ip_rules::CallerIp, pass::Pass},
     store::LastUse,
 };
 
@@ -26,8 +26,12 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Notes that `key` opened the door.
-    pub(super) fn note(&self, key: KeyId, time: Time, ip: Option<CallerIp>) {
+    /// Notes that the key of `pass` opened the door. A key that is used all the time is noted once a second.
+    pub(super) fn note(&self, pass: &Pass, time: Time, ip: Option<CallerIp>) {
+        if !pass.notes_use(time, ip) {
+            return;
+        }
+        let key = pass.id();
         // Ids are random: their bytes are as good as a hash of them.
         let mut part = lock(&self.parts[usize::from(key.as_bytes()[0]) % PARTS]);
         if part.len() < MOST || part.contains_key(&key) {

@@ -117,7 +117,7 @@ impl App {
                 let now = self.now();
                 let decision = decide(key, shown, question.caller_ip, question.required_scopes, now)?;
                 if let Decision::Valid(valid) = &decision {
-                    self.usage.note(valid.pass.id(), now, question.caller_ip);
+                    self.usage.note(&valid.pass, now, question.caller_ip);
                 }
                 Verdict { decision, revision: Some(revision) }
             }

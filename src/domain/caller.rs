@@ -67,6 +67,11 @@ impl Caller {
         Ok(Self { pass: Arc::clone(pass), credential_id, peer })
     }
 
+    /// What is known of the key it called with.
+    pub fn pass(&self) -> &Arc<Pass> {
+        &self.pass
+    }
+
     /// The key it called with.
     pub fn key_id(&self) -> KeyId {
         self.pass.id()

@@ -3,6 +3,8 @@
 //! Every text of a request passes through [`Fields::read`], which refuses key strings before anything else looks at
 //! the value: what is echoed in a message has been screened.
 
+use std::fmt::Display;
+
 use super::{
     error::{Error, Result, Violation},
     key_string::KeyFormat,
@@ -25,11 +27,10 @@ impl<'a> Fields<'a> {
     /// A text that holds a key string is refused without being parsed or echoed.
     pub fn read<T>(
         &mut self,
-        field: impl Into<String>,
+        field: impl Display,
         text: &str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        let field = field.into();
         if self.format.occurs_in(text) {
             self.refuse(field, "holds a key string, which belongs into no field but `key`; treat that key as leaked");
             return None;
@@ -44,8 +45,8 @@ impl<'a> Fields<'a> {
     }
 
     /// Notes that `field` is wrong.
-    pub fn refuse(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.violations.push(Violation { field: field.into(), description: description.into() });
+    pub fn refuse(&mut self, field: impl Display, description: impl Into<String>) {
+        self.violations.push(Violation { field: field.to_string(), description: description.into() });
     }
 
     /// Whether anything was wrong so far.

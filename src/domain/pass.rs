@@ -3,6 +3,11 @@
 //! A process holds one for each key that it remembers, a million perhaps, so an [`ApiKey`] with its lists and maps would
 //! be too large. The texts stand in one string one after the other, each behind its length.
 
+use std::{
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    time::Duration,
+};
+
 use super::{
     ApiKey, CredentialId, KeyId, Merchant, State, Time, WebhookFormat,
     api_key::{CredentialState, Retiring},
@@ -31,7 +36,21 @@ pub struct Pass {
     is_deleted: bool,
     is_disabled: bool,
     webhook_format: WebhookFormat,
+    noted: Noted,
 }
+
+/// A use of the key that was noted: when, and the bits of the address.
+///
+/// The three are written one after the other. Should two uses be noted at once, a third within the same moment may be
+/// taken for one of them, which tells as much as it would itself.
+#[derive(Debug)]
+struct Noted {
+    time: AtomicI64,
+    ip: [AtomicU64; 2],
+}
+
+/// Uses from one address within a moment are one.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Outside the range of [`Time`].
 const NEVER_BEFORE: i64 = i64::MIN;
@@ -59,6 +78,7 @@ impl Pass {
             is_deleted: key.deletion.is_some(),
             is_disabled: key.disabled,
             webhook_format: WebhookFormat::default(),
+            noted: Noted { time: AtomicI64::new(NEVER_BEFORE), ip: Default::default() },
         };
         match &key.terms {
             Ok(terms) => {
@@ -144,6 +164,17 @@ impl Pass {
         Texts(&self.texts).nth(2).unwrap_or_default()
     }
 
+    /// Its texts from the first to the last, for whoever tells all of them: the id, the merchant, the display name, the
+    /// [scopes](Self::scope_count), and the labels, each a key and a value.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        Texts(&self.texts)
+    }
+
+    /// How many scopes it has.
+    pub fn scope_count(&self) -> usize {
+        self.scopes.into()
+    }
+
     /// All it may do.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
         Texts(&self.texts).skip(3).take(usize::from(self.scopes))
@@ -158,6 +189,25 @@ impl Pass {
     /// How webhooks are written.
     pub fn webhook_format(&self) -> WebhookFormat {
         self.webhook_format
+    }
+
+    /// Whether a use of the key at `now` from `ip` is worth noting: none was noted within a second from the same address.
+    /// Then it counts as noted.
+    pub fn notes_use(&self, now: Time, ip: Option<CallerIp>) -> bool {
+        let bits = ip.map_or([u64::MAX; 2], CallerIp::bits);
+        let Noted { time, ip } = &self.noted;
+        let before = time.load(Ordering::Relaxed);
+        let is_recent = before != NEVER_BEFORE
+            && now.micros() >= before
+            && now.since(Time::from_micros(before)) < MOMENT
+            && ip[0].load(Ordering::Relaxed) == bits[0]
+            && ip[1].load(Ordering::Relaxed) == bits[1];
+        if !is_recent {
+            time.store(now.micros(), Ordering::Relaxed);
+            ip[0].store(bits[0], Ordering::Relaxed);
+            ip[1].store(bits[1], Ordering::Relaxed);
+        }
+        !is_recent
     }
 
     /// When the key ends.
@@ -242,6 +292,21 @@ mod tests {
             }
             assert_eq!(pass.judge_ip(None), terms.ip_rules.judge(None));
         }
+    }
+
+    #[test]
+    fn a_use_is_noted_once_a_second_from_each_address_in_turn() {
+        let pass = Pass::of(&example());
+        let at = |millis: i64| Time::from_micros(1_700_000_000_000_000 + millis * 1_000);
+        let [here, there] = ["192.0.2.1", "2001:db8::1"].map(|ip| Some(ip.parse().unwrap()));
+        assert!(pass.notes_use(at(0), None));
+        assert!(!pass.notes_use(at(999), None));
+        assert!(pass.notes_use(at(999), here));
+        assert!(pass.notes_use(at(999), there));
+        assert!(pass.notes_use(at(999), here), "the last address is the one that was told last");
+        assert!(!pass.notes_use(at(1_998), here));
+        assert!(pass.notes_use(at(1_999), here));
+        assert!(pass.notes_use(at(0), here), "a clock that was set back");
     }
 
     #[test]

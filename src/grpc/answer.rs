@@ -42,8 +42,12 @@ pub(super) trait Fields {
 pub(super) trait Out {
     fn varint(&mut self, value: u64);
     fn bytes(&mut self, bytes: &[u8]);
-    /// A message inside this one, also an empty one.
-    fn message(&mut self, number: u64, message: &impl Fields);
+    /// A message of this length inside this one, also an empty one.
+    fn message_of(&mut self, number: u64, length: usize, message: &impl Fields);
+
+    fn message(&mut self, number: u64, message: &impl Fields) {
+        self.message_of(number, message.length(), message);
+    }
 
     fn number(&mut self, number: u64, value: u64) {
         if value != 0 {
@@ -81,8 +85,7 @@ impl Out for Length {
         self.0 += bytes.len();
     }
 
-    fn message(&mut self, number: u64, message: &impl Fields) {
-        let length = message.length();
+    fn message_of(&mut self, number: u64, length: usize, _message: &impl Fields) {
         self.varint(number << 3 | DELIMITED);
         self.varint(length as u64);
         self.0 += length;
@@ -101,9 +104,9 @@ impl<B: BufMut> Out for Bytes<'_, B> {
         self.0.put_slice(bytes);
     }
 
-    fn message(&mut self, number: u64, message: &impl Fields) {
+    fn message_of(&mut self, number: u64, length: usize, message: &impl Fields) {
         self.varint(number << 3 | DELIMITED);
-        self.varint(message.length() as u64);
+        self.varint(length as u64);
         message.put(self);
     }
 }
@@ -112,12 +115,19 @@ impl<B: BufMut> Out for Bytes<'_, B> {
 pub(super) struct Answer {
     verdict: Verdict,
     caller_ip: String,
+    /// Of the principal, if there is one: it is asked for twice.
+    principal_length: usize,
 }
 
 impl Answer {
     /// The verdict on a key used from `caller_ip`.
     pub(super) fn new(verdict: Verdict, caller_ip: Option<CallerIp>) -> Self {
-        Self { verdict, caller_ip: caller_ip.map(|ip| ip.to_string()).unwrap_or_default() }
+        let caller_ip = caller_ip.map(|ip| ip.to_string()).unwrap_or_default();
+        let principal_length = match &verdict.decision {
+            Decision::Valid(principal) => principal.length(),
+            Decision::Refused(_) => 0,
+        };
+        Self { verdict, caller_ip, principal_length }
     }
 
     /// The same as the generated code has it.
@@ -137,7 +147,7 @@ impl Fields for Answer {
             Decision::Valid(principal) => {
                 out.number(1, 1);
                 out.number(2, number(proto::DecisionCode::Valid.into()));
-                out.message(3, principal);
+                out.message_of(3, self.principal_length, principal);
                 out.text(4, principal.pass.id_text());
             }
             Decision::Refused(refusal) => {
@@ -151,7 +161,9 @@ impl Fields for Answer {
                 };
                 out.number(2, number(code.into()));
                 out.text(4, &key_id.map(ToString::to_string).unwrap_or_default());
-                missing.iter().for_each(|scope| out.item(5, scope.as_str()));
+                for scope in missing {
+                    out.item(5, scope.as_str());
+                }
             }
         }
         out.text(6, &self.caller_ip);
@@ -176,11 +188,16 @@ fn found(finding: &Finding) -> proto::DecisionCode {
 impl Fields for Principal {
     fn put(&self, out: &mut impl Out) {
         let Self { pass, secret_expire_time } = self;
-        out.text(1, pass.id_text());
-        out.text(2, pass.merchant());
-        out.text(3, pass.display_name());
-        pass.scopes().for_each(|scope| out.item(4, scope));
-        pass.labels().for_each(|label| out.message(5, &label));
+        let mut texts = pass.texts();
+        out.text(1, texts.next().unwrap_or_default());
+        out.text(2, texts.next().unwrap_or_default());
+        out.text(3, texts.next().unwrap_or_default());
+        for scope in texts.by_ref().take(pass.scope_count()) {
+            out.item(4, scope);
+        }
+        while let (Some(key), Some(value)) = (texts.next(), texts.next()) {
+            out.message(5, &(key, value));
+        }
         out.number(6, number(webhook_format(pass.webhook_format()).into()));
         if let Some(time) = pass.expire_time() {
             out.message(7, &time);
@@ -218,4 +235,90 @@ impl Fields for tonic_types::Status {
 /// The value of an enum, or a number, as it is written: with its sign in 64 bits.
 fn number(value: i32) -> u64 {
     i64::from(value).cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        app::Revision,
+        domain::{
+            ApiKey, KeyId, WebhookFormat,
+            api_key::{Terms, tests::example},
+            pass::Pass,
+        },
+    };
+
+    fn read_back(decision: Decision, revision: Option<Revision>, ip: Option<&str>) -> proto::ValidateResponse {
+        let answer = Answer::new(Verdict { decision, revision }, ip.map(|ip| ip.parse().unwrap()));
+        let mut bytes = Vec::new();
+        answer.write(&mut bytes);
+        assert_eq!(bytes.len(), answer.length());
+        let message = answer.into_message().unwrap();
+        // Also in the order and the spelling of the generated code.
+        assert_eq!(message.encode_to_vec(), bytes);
+        message
+    }
+
+    #[test]
+    fn the_generated_code_reads_what_is_written_for_every_decision() {
+        let terms = Terms {
+            scopes: vec!["charge:create".parse().unwrap(), "refund".parse().unwrap()],
+            webhook_format: WebhookFormat::MultipleJson,
+            labels: [("empty", ""), ("shop", "ß7")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            ..example().terms.unwrap()
+        };
+        let expire_time = Some(Time::from_micros(-1));
+        let key = ApiKey { display_name: "💳".repeat(63), terms: Ok(terms), expire_time, ..example() };
+        let pass = Arc::new(Pass::of(&key));
+        let principal = Principal { pass, secret_expire_time: Some(Time::from_micros(1_700_000_000_000_001)) };
+        let told = read_back(Decision::Valid(principal), Some(Revision::new("epoch", 7)), Some("2001:db8::1"));
+        assert!(told.valid && told.code == i32::from(proto::DecisionCode::Valid));
+        assert_eq!((told.caller_ip.as_str(), told.revision.as_str()), ("2001:db8::1", "epoch.7"));
+        assert_eq!(told.key_id, key.id.to_string());
+        let principal = told.principal.unwrap();
+        assert_eq!(principal.key_id, key.id.to_string());
+        assert_eq!(
+            (principal.merchant_username.as_str(), principal.display_name),
+            (key.merchant.as_str(), key.display_name)
+        );
+        assert_eq!(principal.scopes, ["charge:create", "refund"]);
+        assert_eq!(
+            principal.labels.into_iter().collect::<Vec<_>>(),
+            [("empty".to_owned(), String::new()), ("shop".to_owned(), "ß7".to_owned())]
+        );
+        assert_eq!(principal.webhook_format, i32::from(proto::WebhookFormat::MultipleJson));
+        assert_eq!(principal.expire_time, Some(prost_types::Timestamp { seconds: -1, nanos: 999_999_000 }));
+        assert_eq!(principal.secret_expire_time, Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 1_000 }));
+    }
+
+    #[test]
+    fn refusals_say_why_and_no_more() {
+        let key_id = KeyId::from_bytes([7; 16]);
+        let told = read_back(Decision::Refused(Refusal::Malformed), None, None);
+        assert_eq!(
+            told,
+            proto::ValidateResponse {
+                code: proto::DecisionCode::Malformed.into(),
+                ..proto::ValidateResponse::default()
+            }
+        );
+        let missing = Finding::ScopeNotGranted(vec!["a".parse().unwrap(), "b".parse().unwrap()]);
+        let told = read_back(Decision::Refused(Refusal::Proved(key_id, missing)), Some(Revision::new("e", 0)), None);
+        assert_eq!(
+            told,
+            proto::ValidateResponse {
+                code: proto::DecisionCode::ScopeNotGranted.into(),
+                key_id: key_id.to_string(),
+                missing_scopes: vec!["a".to_owned(), "b".to_owned()],
+                revision: "e.0".to_owned(),
+                ..proto::ValidateResponse::default()
+            }
+        );
+        let told = read_back(Decision::Refused(Refusal::Proved(key_id, Finding::Deleted)), None, Some("192.0.2.1"));
+        assert_eq!((told.code, told.caller_ip.as_str()), (proto::DecisionCode::Deleted.into(), "192.0.2.1"));
+        assert_eq!(told.key_id, key_id.to_string());
+    }
 }

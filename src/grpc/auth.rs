@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::status;
 use crate::{
-    app::{App, Known, Rights},
+    app::{App, Guest, Known, Rights},
     domain::{Caller, Error, KeyId, Result, ip_rules::CallerIp},
 };
 
@@ -45,14 +45,11 @@ pub(super) struct CallerKey {
 impl CallerKey {
     /// Judges the caller once more.
     pub(super) async fn authenticate(&self, app: &Arc<App>) -> Result<Caller> {
-        match self.authenticate_at_once(app) {
-            Some(caller) => Ok(caller),
-            None => Box::pin(app.authenticate(&self.token, self.peer, Rights::Remembered)).await,
-        }
+        app.authenticate(&self.token, self.peer, Rights::Remembered).await
     }
 
     /// The same from memory alone; none if that cannot be.
-    pub(super) fn authenticate_at_once(&self, app: &App) -> Option<Caller> {
+    pub(super) fn authenticate_at_once(&self, app: &App) -> Option<Guest> {
         app.authenticate_at_once(self.known.as_ref()?, self.peer)
     }
 }

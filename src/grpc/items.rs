@@ -12,11 +12,11 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
     codec::{BufferSettings, Codec, EncodeBuf, Encoder},
-    server::{Grpc, NamedService, StreamingService},
 };
 use tonic_prost::ProstDecoder;
 use tower::Service;

@@ -67,10 +67,10 @@ pub(super) fn granted_scopes(fields: &mut Fields<'_>, field: &str, texts: &[Stri
 
 pub(super) fn required_scopes(fields: &mut Fields<'_>, texts: &[String]) -> Option<Vec<Scope>> {
     // A scope that is required twice is required.
-    let mut once: Vec<String> = Vec::new();
+    let mut once: Vec<&String> = Vec::with_capacity(texts.len());
     for text in texts {
-        if texts.len() > scope::MAX_REQUIRED || !once.contains(text) {
-            once.push(text.clone());
+        if texts.len() > scope::MAX_REQUIRED || !once.contains(&text) {
+            once.push(text);
         }
     }
     distinct(fields, "required_scopes", &once, scope::MAX_REQUIRED, "scopes", Scope::from_str)
@@ -80,7 +80,7 @@ pub(super) fn required_scopes(fields: &mut Fields<'_>, texts: &[String]) -> Opti
 fn distinct<T: PartialEq>(
     fields: &mut Fields<'_>,
     field: &str,
-    texts: &[String],
+    texts: &[impl AsRef<str>],
     most: usize,
     what: &str,
     parse: impl Fn(&str) -> Result<T, String>,
@@ -92,7 +92,7 @@ fn distinct<T: PartialEq>(
     let mut items = Vec::with_capacity(texts.len());
     let mut complete = true;
     for (position, text) in texts.iter().enumerate() {
-        match fields.read(format!("{field}[{position}]"), text, &parse) {
+        match fields.read(format_args!("{field}[{position}]"), text.as_ref(), &parse) {
             Some(item) => match items.iter().position(|(_, other)| *other == item) {
                 Some(first) => {
                     let (first, _) = items[first];

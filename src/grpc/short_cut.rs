@@ -44,14 +44,9 @@ pub struct Way {
 }
 
 impl ShortCutLayer {
-    /// Answers from the memory of `app`, within the `room` that calls have.
-    pub fn new(app: Arc<App>, room: Arc<Semaphore>) -> Self {
-        Self(Some(Arc::new(Way { app, room })))
-    }
-
-    /// Sends everything the long way.
-    pub fn none() -> Self {
-        Self(None)
+    /// Answers from the memory of `app`, within the `room` that calls have. Without an app all go the long way.
+    pub fn new(app: Option<Arc<App>>, room: Arc<Semaphore>) -> Self {
+        Self(app.map(|app| Arc::new(Way { app, room })))
     }
 }
 
@@ -107,6 +102,10 @@ fn is_usual(request: &http::Request<Body>) -> bool {
 const GRPC: &str = "application/grpc";
 
 /// The answer on its way.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all calls end in the large one, and a box would cost each of them"
+)]
 pub enum Answering<S: Service<http::Request<Body>>> {
     /// Not looked at yet.
     First(Option<(Arc<Way>, http::Request<Body>, S)>),
@@ -149,16 +148,17 @@ impl Way {
     fn answer(&self, parts: &Parts, body: &Bytes) -> Option<http::Response<Body>> {
         let place = Arc::clone(&self.room).try_acquire_owned().ok()?;
         let answer = catch_unwind(AssertUnwindSafe(|| self.decide(parts, body))).ok()??;
-        let mut response = http::Response::new(Body::new(Written { message: Some(framed(&answer)), place: Some(place) }));
+        let mut response =
+            http::Response::new(Body::new(Written { message: Some(framed(&answer)), place: Some(place) }));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
         Some(response)
     }
 
     fn decide(&self, parts: &Parts, body: &Bytes) -> Option<Answer> {
         let (token, peer) = auth::shown(&parts.headers, &parts.extensions).ok()?;
-        let caller = self.app.authenticate_at_once(&self.app.know(token)?, peer)?;
+        let guest = self.app.authenticate_at_once(&self.app.know(token)?, peer)?;
         let question: Question = proto::ValidateRequest::decode(message_in(body)?).ok()?.into();
-        question.answer_at_once(&self.app, &caller)
+        question.answer_at_once(&self.app, guest.caller())
     }
 }
 

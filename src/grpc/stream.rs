@@ -32,7 +32,7 @@ use super::{
     status,
 };
 use crate::{
-    app::App,
+    app::{App, Guest},
     domain::{Caller, Error, error::Unavailable},
     seeded::{self, Batch, Bug},
 };
@@ -86,6 +86,8 @@ enum Reading {
 pub struct Answers {
     app: Arc<App>,
     key: Arc<CallerKey>,
+    /// The caller, as it was let in last.
+    guest: Option<Guest>,
     /// For one of the checker's bugs alone: who called when the stream was opened is no reason to answer now.
     at_start: Caller,
     questions: Streaming<proto::ValidateStreamRequest>,
@@ -107,6 +109,7 @@ impl Answers {
         Self {
             app: Arc::clone(app),
             key,
+            guest: None,
             at_start,
             questions,
             reading: Reading::On,
@@ -154,16 +157,18 @@ impl Answers {
     }
 
     /// What nearly all items come to, without a future of their own. A panic is left to that.
-    fn answer_at_once(&self, question: &Question) -> Option<Answer> {
+    fn answer_at_once(&mut self, question: &Question) -> Option<Answer> {
+        let batch = self.batch.clone();
         let answer = async {
-            let caller = match seeded::bug(Bug::CallerJudgedAtStart) {
-                true => self.at_start.clone(),
-                false => self.key.authenticate_at_once(&self.app)?,
-            };
-            question.answer_at_once(&self.app, &caller)
+            if seeded::bug(Bug::CallerJudgedAtStart) {
+                return question.answer_at_once(&self.app, &self.at_start);
+            }
+            if !self.guest.as_ref().is_some_and(|guest| self.app.lets_in_again(guest)) {
+                self.guest = self.key.authenticate_at_once(&self.app);
+            }
+            question.answer_at_once(&self.app, self.guest.as_ref()?.caller())
         };
-        let answer = AssertUnwindSafe(seeded::in_batch(self.batch.clone(), answer)).catch_unwind();
-        answer.now_or_never()?.ok()?
+        AssertUnwindSafe(seeded::in_batch(batch, answer)).catch_unwind().now_or_never()?.ok()?
     }
 
     fn work_on(&self, sequence: u64, question: Question) -> impl Future<Output = Outcome> + Send + use<> {

@@ -3,9 +3,7 @@
 use super::proto;
 use crate::{
     app::{Answer, LastUse},
-    domain::{
-        ApiKey, DeleteReason, State, Time, WebhookFormat,
-    },
+    domain::{ApiKey, DeleteReason, State, Time, WebhookFormat},
 };
 
 /// Stands in a list for what cannot be read, so that it is not taken for an empty one.

@@ -26,7 +26,7 @@ pub(super) const HEAD: i16 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revision(Arc<State>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct State {
     epoch: Arc<str>,
     seq: i64,
@@ -49,6 +49,12 @@ impl Revision {
     /// As callers see it.
     pub fn as_str(&self) -> &str {
         &self.0.text
+    }
+
+    /// The same, counted by nobody else: clones of one are counted together, where all cores have to write.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self(Arc::new(State::clone(&self.0)))
     }
 
     /// This state, or that after the change `seq` of the same history, whichever is later.

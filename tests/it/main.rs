@@ -59,6 +59,7 @@ mod races;
 mod request_ids;
 mod rights;
 mod secrets;
+mod short_cut;
 mod smoke;
 mod store_contract;
 mod store_feed;

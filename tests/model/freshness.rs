@@ -3,10 +3,18 @@
 mod sync {
     pub(super) use std::sync::PoisonError;
 
+    use shuttle::rand::Rng;
     pub(super) use shuttle::sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicU64, Ordering},
     };
+
+    pub(super) const PARTS: usize = 2;
+
+    /// Whichever: nothing may rest on who has which.
+    pub(super) fn part() -> usize {
+        shuttle::rand::thread_rng().gen_range(0..PARTS)
+    }
 }
 
 #[path = "../../src/app/freshness/absent.rs"]
@@ -23,6 +31,8 @@ pub mod memory;
 pub mod recall;
 #[path = "../../src/app/freshness/scatter.rs"]
 pub mod scatter;
+#[path = "../../src/app/freshness/spread.rs"]
+pub mod spread;
 
 /// What was seen revoked mends what other steps let through, so the model goes without.
 pub mod revoked {

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use shuttle::{
+    rand::Rng,
     scheduler::PctScheduler,
     sync::{Arc, atomic::Ordering},
     thread,
@@ -81,9 +82,10 @@ fn live(world: &Arc<World>, change: impl FnOnce(&World) + Send + 'static, asked:
 
 /// Asks until time is over: whoever asks after the answer is not told that the key is good.
 fn never_good_after_the_answer(world: &World) {
+    let (asks_again, mut found) = (shuttle::rand::thread_rng().r#gen(), None);
     while world.time_is_left() {
         let answered = world.answered.load(Ordering::SeqCst) == 1;
-        let row = world.ask_memory();
+        let row = if asks_again { world.ask_again(&mut found) } else { world.ask_memory() };
         assert!(!answered || row != Some(Row::Good), "{BROKEN}: good from memory after it was answered as revoked");
         thread::yield_now();
     }

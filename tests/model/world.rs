@@ -20,8 +20,8 @@ use crate::{
         absent::Absent,
         follow::{Followed, Follower, Outcome},
         lease::Lease,
-        memory::{Found, Memory},
-        recall::{Fence, recall},
+        memory::{Found, Generation, Memory},
+        recall::{Fence, recall, still_stands},
         revoked::Revoked,
     },
     seeded::{self, Bug, POLLED_ROWS},
@@ -158,6 +158,16 @@ impl World {
     pub fn ask_memory(&self) -> Option<Row> {
         let asked = recall(&self.on, || self.uptime(), CREDENTIAL, &DIGEST);
         shuttle::future::block_on(asked).found.map(|found| *found.row)
+    }
+
+    /// The same for somebody who asked before, as `App::lets_in_again` does: what was found then, if it still stands.
+    pub fn ask_again(&self, found: &mut Option<(Row, Generation)>) -> Option<Row> {
+        let stands = |since| shuttle::future::block_on(still_stands(&self.on, || self.uptime(), since));
+        if !found.is_some_and(|(_, since)| stands(since)) {
+            let since = self.on.memory.generation();
+            *found = self.ask_memory().map(|row| (row, since));
+        }
+        found.map(|(row, _)| row)
     }
 
     /// Whether memory answers that there is no such credential, as `Freshness::confirmed_absent` does.

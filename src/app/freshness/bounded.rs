@@ -41,7 +41,10 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
     pub(crate) fn find(&mut self, key: &K) -> Option<&mut V> {
         let place = self.place(key)?;
         let entry = &mut self.entries[place];
-        entry.was_asked_for = true;
+        // Written only if it changes: a line that is read alone stays with every core.
+        if !entry.was_asked_for {
+            entry.was_asked_for = true;
+        }
         Some(&mut entry.value)
     }
 

@@ -123,9 +123,9 @@ impl Follower {
         let position = Revision::new(Arc::clone(head.epoch()), seq);
         let is_all = seq == head.seq() || seeded::bug(Bug::AutoIncrementPoll);
         if is_all || seeded::bug(Bug::LeaseExtendedWithBacklog) {
-            on.lease.extend(position, began, polled.head.lease);
+            on.lease.extend(&position, began, polled.head.lease);
         } else {
-            on.lease.advance(position);
+            on.lease.advance(&position);
         }
         if is_all { Outcome::UpToDate } else { Outcome::Behind }
     }

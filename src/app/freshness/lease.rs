@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::sync::{PoisonError, RwLock};
+use super::{
+    spread::Spread,
+    sync::{PoisonError, RwLock},
+};
 use crate::{
     clock::Uptime,
     seeded::{self, Bug},
@@ -38,26 +41,27 @@ impl Grant {
     }
 }
 
-/// Written by the poller alone, read by every call.
+/// Written by the poller alone, read by every call. What one thread finds granted, another may find a moment later: what
+/// was to be dropped for it is dropped before all of them (step 5 of the argument).
 #[derive(Debug, Default)]
-pub(crate) struct Lease(RwLock<Grant>);
+pub(crate) struct Lease(Spread<RwLock<Grant>>);
 
 impl Lease {
     /// What is granted now.
     pub(crate) fn grant(&self) -> Grant {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.mine().read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Follows the feed to `position`, without being the wiser about what comes after it.
-    pub(crate) fn advance(&self, position: Revision) {
-        self.write(|grant| grant.position = Some(position));
+    pub(crate) fn advance(&self, position: &Revision) {
+        self.write(|grant| grant.position = Some(position.apart()));
     }
 
     /// Extends the lease: the poll that `began` then brought everything up to `position`, and there
     /// was nothing after it.
-    pub(crate) fn extend(&self, position: Revision, began: Uptime, length: Duration) {
+    pub(crate) fn extend(&self, position: &Revision, began: Uptime, length: Duration) {
         self.write(|grant| {
-            *grant = Grant { until: began.after(length), position: Some(position) };
+            *grant = Grant { until: began.after(length), position: Some(position.apart()) };
         });
     }
 
@@ -66,7 +70,9 @@ impl Lease {
         self.write(|grant| *grant = Grant::default());
     }
 
-    fn write(&self, change: impl FnOnce(&mut Grant)) {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    fn write(&self, change: impl Fn(&mut Grant)) {
+        for grant in self.0.iter() {
+            change(&mut grant.write().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, Hash};
 use super::{
     bounded::Bounded,
     scatter::Scatter,
+    spread::Padded,
     sync::{Arc, AtomicU64, Mutex, Ordering, PoisonError},
 };
 use crate::{
@@ -48,6 +49,9 @@ pub(crate) struct Remembered<R> {
     pub(crate) as_of: i64,
 }
 
+/// A part on cache lines of its own.
+type Shard<K, V> = Padded<Mutex<Part<K, V>>>;
+
 /// One part of a map, under a lock of its own.
 struct Part<K, V> {
     /// When something in this part was dropped last.
@@ -72,8 +76,8 @@ pub(crate) struct Memory<R> {
     /// Counts what was dropped.
     moment: AtomicU64,
     hashing: Scatter,
-    rows: Vec<Mutex<Part<KeyId, Row<R>>>>,
-    proofs: Vec<Mutex<Part<CredentialId, Proof>>>,
+    rows: Vec<Shard<KeyId, Row<R>>>,
+    proofs: Vec<Shard<CredentialId, Proof>>,
 }
 
 impl<R> Memory<R> {
@@ -163,7 +167,7 @@ impl<R> Memory<R> {
         self.rows.iter().map(|part| lock(part).held.len()).sum()
     }
 
-    fn empty<K: Copy + Eq + Hash, V>(moment: &AtomicU64, part: &Mutex<Part<K, V>>) {
+    fn empty<K: Copy + Eq + Hash, V>(moment: &AtomicU64, part: &Shard<K, V>) {
         let mut part = lock(part);
         if !seeded::bug(Bug::GenerationsKept) {
             part.dropped = moment.fetch_add(1, Ordering::SeqCst) + 1;
@@ -175,7 +179,7 @@ impl<R> Memory<R> {
         self.moment.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    fn part<'a, K: Hash, V>(&self, parts: &'a [Mutex<Part<K, V>>], key: &K) -> &'a Mutex<Part<K, V>> {
+    fn part<'a, K: Hash, V>(&self, parts: &'a [Shard<K, V>], key: &K) -> &'a Shard<K, V> {
         // Never empty, and never more than fit.
         let number = usize::try_from(self.hashing.hash_one(key) % parts.len() as u64).unwrap_or(0);
         &parts[number]
@@ -183,12 +187,12 @@ impl<R> Memory<R> {
 }
 
 impl<K: Copy + Eq + Hash, V> Part<K, V> {
-    fn new(most: usize) -> Mutex<Self> {
-        Mutex::new(Self { dropped: 0, held: Bounded::new(most) })
+    fn new(most: usize) -> Shard<K, V> {
+        Padded(Mutex::new(Self { dropped: 0, held: Bounded::new(most) }))
     }
 }
 
-fn lock<T>(part: &Mutex<T>) -> impl std::ops::DerefMut<Target = T> {
+fn lock<T>(part: &Padded<Mutex<T>>) -> impl std::ops::DerefMut<Target = T> {
     // A panic under one of these locks leaves a part that is whole: each change of it is one step.
-    part.lock().unwrap_or_else(PoisonError::into_inner)
+    part.0.lock().unwrap_or_else(PoisonError::into_inner)
 }

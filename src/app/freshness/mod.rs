@@ -76,6 +76,7 @@ mod recall;
 mod report;
 mod revoked;
 mod scatter;
+mod spread;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -88,8 +89,9 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 pub(super) use self::{
-    memory::{Found, Stored},
+    memory::{Found, Generation, Stored},
     scatter::Scatter,
+    spread::Spread,
 };
 pub use self::{
     poller::{Poller, keep_fresh},
@@ -148,7 +150,7 @@ impl Default for Settings {
 /// What was counted since the start.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    from_memory: AtomicU64,
+    from_memory: Spread<AtomicU64>,
     fills: AtomicU64,
     rereads: AtomicU64,
     shed: AtomicU64,
@@ -221,6 +223,11 @@ impl Freshness {
         recall::recall(&self.on, || clock.uptime(), shown, digest).await
     }
 
+    /// Whether what memory said when its generation was `since` may be believed still.
+    pub(super) async fn still_stands(&self, clock: &dyn Clock, since: Generation) -> bool {
+        recall::still_stands(&self.on, || clock.uptime(), since).await
+    }
+
     /// The memory of keys.
     pub(super) fn memory(&self) -> &Memory<Pass> {
         &self.on.memory
@@ -243,7 +250,7 @@ impl Freshness {
     }
 
     pub(super) fn count_from_memory(&self) {
-        self.counters.from_memory.fetch_add(1, Ordering::Relaxed);
+        self.counters.from_memory.mine().fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_revoked_again(&self) {

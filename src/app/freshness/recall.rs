@@ -40,6 +40,20 @@ pub(crate) async fn recall<R>(
     Recalled { position: Some(position), found: too_early.or_else(|| on.memory.find(credential, digest)) }
 }
 
+/// Whether a row that memory gave under the lease, after its generation was found to be `since`, may be believed once more,
+/// without being looked up: reads the lease, then the clock, then the generation (step 4 of the argument).
+///
+/// What a poll drops raises the generation before it extends the lease. So under a lease that is good, and with the
+/// generation of then, no change was applied that the row does not take into account: it is there still, or it made room
+/// for others or for a younger one, and neither is asked for by a change.
+pub(crate) async fn still_stands<R>(on: &Followed<R>, uptime: impl FnOnce() -> Uptime, since: Generation) -> bool {
+    let too_early = seeded::bug(Bug::EntryBeforeLease).then(|| on.memory.generation());
+    let grant = on.lease.grant();
+    let is_fresh = grant.is_fresh(seeded::when_judged(uptime));
+    seeded::race("validate: lease read, generation not").await;
+    is_fresh && too_early.unwrap_or_else(|| on.memory.generation()) == since
+}
+
 /// What is noted before a read begins, to tell afterwards whether its outcome may be remembered (step 6).
 pub(crate) struct Fence {
     generation: Generation,

@@ -43,7 +43,7 @@ impl Freshness {
 
     /// Up to which change everything is applied; none if no history is followed.
     pub fn position(&self) -> Option<Revision> {
-        self.on.lease.grant().position().map(|position| Revision::clone(position))
+        self.on.lease.grant().position().cloned()
     }
 
     /// Changes of the state, as the poller tells them.
@@ -68,7 +68,7 @@ impl Freshness {
 
     /// Answers that came from memory.
     pub fn from_memory(&self) -> u64 {
-        self.counters.from_memory.load(Ordering::Relaxed)
+        self.counters.from_memory.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// Reads because memory did not know.

@@ -146,7 +146,7 @@ fn a_lease_runs_from_the_beginning_of_a_poll() {
     following(&on);
     let grant = on.lease.grant();
     assert!(grant.is_fresh(NOW.after(Duration::from_millis(999))) && !grant.is_fresh(NOW.after(LEASE)));
-    assert_eq!(grant.position().map(|position| position.seq()), Some(5));
+    assert_eq!(grant.position().map(Revision::seq), Some(5));
 }
 
 #[test]
@@ -230,4 +230,18 @@ fn a_read_is_remembered_only_within_the_history_that_was_followed_before_it() {
     assert_eq!(fence.admits(&Revision::new("one", 5)), Ok(Some(on.memory.generation())));
     assert_eq!(fence.admits(&Revision::new("two", 5)), Ok(None));
     assert_eq!(fence.admits(&Revision::new("one", 4)), Err(LaggingNode));
+}
+
+#[test]
+fn a_thread_keeps_its_part_and_others_have_others() {
+    let counts = Spread::<AtomicU64>::default();
+    let count = || {
+        counts.mine().fetch_add(1, Ordering::Relaxed);
+        counts.mine().fetch_add(1, Ordering::Relaxed);
+    };
+    std::thread::scope(|scope| (0..48).for_each(|_| drop(scope.spawn(count))));
+    let counted: Vec<u64> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    assert_eq!(counted.iter().sum::<u64>(), 2 * 48);
+    assert!(counted.iter().all(|count| count % 2 == 0), "{counted:?}");
+    assert!(counted.iter().filter(|count| **count > 0).count() > 1, "{counted:?}");
 }

@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use ipnet::{Ipv4Net, Ipv6Net};
+use proptest::prelude::*;
+
 use super::*;
 
 fn rules(allowed: &[&str], denied: &[&str]) -> IpRules {
@@ -138,4 +141,31 @@ fn the_way_that_is_told_is_itself_accepted() {
     let told = "::ffff:10.0.0.5/104".parse::<IpBlock>().unwrap_err();
     let way = told.rsplit("write ").next().unwrap();
     assert_eq!(way.parse::<IpBlock>().unwrap().to_string(), "10.0.0.0/8");
+}
+
+proptest! {
+    #[test]
+    fn a_block_holds_what_the_library_says_it_holds(
+        v4 in any::<[u32; 2]>(),
+        v6 in any::<[u128; 2]>(),
+        length in 0_u8..=128,
+        shared in 0_u32..=128,
+    ) {
+        // An address that shares about as many bits with the block as the block is long.
+        let near = |bits: u128, width: u32| bits ^ 1_u128.checked_shl(width.saturating_sub(shared + 1)).unwrap_or(1);
+        let v6_block = Ipv6Net::new(v6[0].into(), length).unwrap().trunc();
+        let v4_block = Ipv4Net::new(v4[0].into(), length.min(32)).unwrap().trunc();
+        let near_v4 = u32::try_from(near(v4[0].into(), 32) & u128::from(u32::MAX)).unwrap();
+        let ips: [IpAddr; 4] = [
+            IpAddr::V6(v6[1].into()),
+            IpAddr::V6(near(v6[0], 128).into()),
+            IpAddr::V4(v4[1].into()),
+            IpAddr::V4(near_v4.into()),
+        ];
+        for block in [IpNet::V6(v6_block), IpNet::V4(v4_block)] {
+            for ip in ips {
+                prop_assert_eq!(IpBlock(block).contains(CallerIp(ip)), block.contains(&ip), "{} {}", block, ip);
+            }
+        }
+    }
 }

@@ -187,6 +187,7 @@ pub fn app_settings() -> Settings {
 }
 
 /// Whether the hot calls go the long way in these tests: with `CLAVIGER_LONG_WAY` set, which CI runs them with once more.
+#[expect(clippy::disallowed_methods, reason = "a test has no other place to be told by")]
 pub fn takes_the_long_way() -> bool {
     std::env::var_os("CLAVIGER_LONG_WAY").is_some()
 }
