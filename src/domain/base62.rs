@@ -15,9 +15,10 @@ pub(super) const WIDTH_128: usize = 22;
 /// Characters that hold any 256 bits.
 pub(super) const WIDTH_256: usize = 43;
 
-/// Whether `byte` is a character of the alphabet.
-pub(super) fn is_digit(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
+/// Whether all of `text` are characters of the alphabet. Looks at all of them whatever it finds, which a processor does
+/// many at a time.
+pub(super) fn are_digits(text: &[u8]) -> bool {
+    text.iter().fold(true, |all, byte| all & byte.is_ascii_alphanumeric())
 }
 
 /// Digits of a limb: the most whose value fits 64 bits with room to spare. Whole limbs instead of single digits make the

@@ -156,7 +156,7 @@ impl KeyFormat {
         let rest = rest.as_bytes();
         let (id, tail) = (&rest[1..=base62::WIDTH_128], &rest[AFTER_PREFIX - TAIL..]);
         let separated = rest[0] == b'_' && rest[1 + base62::WIDTH_128] == b'_';
-        if !separated || !tail.iter().copied().all(base62::is_digit) {
+        if !separated || !base62::are_digits(tail) {
             return Err(Malformed);
         }
         let checksum_at = text.len() - base62::WIDTH_32;

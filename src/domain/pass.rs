@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     ApiKey, CredentialId, KeyId, Merchant, State, Time, WebhookFormat,
-    api_key::{CredentialState, Retiring},
+    api_key::{CredentialState, Retiring, Terms},
     error::Poisoned,
     ip_rules::{CallerIp, IpBlock, IpVerdict, judge},
 };
@@ -29,7 +29,8 @@ pub struct Pass {
     poisoned: Option<Box<Poisoned>>,
     /// The allowed ones first.
     blocks: Box<[IpBlock]>,
-    /// The id, the merchant, the display name, the scopes, and the labels, each a key and a value.
+    /// The scopes, which every decision looks at, the id, the merchant, the display name, and the labels, each a key and a
+    /// value.
     texts: Box<str>,
     allowed: u8,
     scopes: u8,
@@ -60,49 +61,41 @@ const NEVER_AFTER: i64 = i64::MAX;
 impl Pass {
     /// What Validate needs of `key`.
     pub fn of(key: &ApiKey) -> Self {
+        let (terms, poisoned) = match key.terms.as_ref().map_err(|poisoned| *poisoned).and_then(countable(key.id)) {
+            Ok(terms) => (Some(terms), None),
+            Err(poisoned) => (None, Some(Box::new(poisoned))),
+        };
         let mut texts = String::new();
+        for scope in terms.iter().flat_map(|counted| &counted.terms.scopes) {
+            push(&mut texts, scope.as_str());
+        }
         push(&mut texts, &key.id.to_string());
         push(&mut texts, key.merchant.as_str());
         push(&mut texts, &key.display_name);
-        let mut pass = Self {
+        for (key, value) in terms.iter().flat_map(|counted| &counted.terms.labels) {
+            push(&mut texts, key);
+            push(&mut texts, value);
+        }
+        let blocks = |counted: &Counted<'_>| {
+            let rules = &counted.terms.ip_rules;
+            rules.allowed.iter().chain(&rules.denied).copied().collect()
+        };
+        Self {
             id: key.id,
             current: key.current,
             retiring: key.retiring.map(Box::new),
             not_before: key.not_before_time.map_or(NEVER_BEFORE, Time::micros),
             expire: key.expire_time.map_or(NEVER_AFTER, Time::micros),
-            poisoned: None,
-            blocks: Box::default(),
-            texts: Box::default(),
-            allowed: 0,
-            scopes: 0,
+            poisoned,
+            blocks: terms.as_ref().map(blocks).unwrap_or_default(),
+            texts: texts.into_boxed_str(),
+            allowed: terms.as_ref().map_or(0, |counted| counted.allowed),
+            scopes: terms.as_ref().map_or(0, |counted| counted.scopes),
             is_deleted: key.deletion.is_some(),
             is_disabled: key.disabled,
-            webhook_format: WebhookFormat::default(),
+            webhook_format: terms.map(|counted| counted.terms.webhook_format).unwrap_or_default(),
             noted: Noted { time: AtomicI64::new(NEVER_BEFORE), ip: Default::default() },
-        };
-        match &key.terms {
-            Ok(terms) => {
-                for scope in &terms.scopes {
-                    push(&mut texts, scope.as_str());
-                }
-                for (key, value) in &terms.labels {
-                    push(&mut texts, key);
-                    push(&mut texts, value);
-                }
-                let counts = (u8::try_from(terms.ip_rules.allowed.len()), u8::try_from(terms.scopes.len()));
-                if let (Ok(allowed), Ok(scopes)) = counts {
-                    (pass.allowed, pass.scopes) = (allowed, scopes);
-                    pass.blocks = terms.ip_rules.allowed.iter().chain(&terms.ip_rules.denied).copied().collect();
-                    pass.webhook_format = terms.webhook_format;
-                } else {
-                    // Written past every limit, and by nobody's right.
-                    pass.poisoned = Some(Box::new(Poisoned { key_id: key.id, what: "list of scopes or addresses" }));
-                }
-            }
-            Err(poisoned) => pass.poisoned = Some(Box::new(*poisoned)),
         }
-        pass.texts = texts.into_boxed_str();
-        pass
     }
 
     /// The key.
@@ -112,7 +105,7 @@ impl Pass {
 
     /// The same as callers see it: to spell it costs more than to keep it.
     pub fn id_text(&self) -> &str {
-        Texts(&self.texts).next().unwrap_or_default()
+        self.text(0)
     }
 
     /// What the key is at `now`; as [`ApiKey::state`].
@@ -151,7 +144,7 @@ impl Pass {
 
     /// Whose key it is.
     pub fn merchant(&self) -> &str {
-        Texts(&self.texts).nth(1).unwrap_or_default()
+        self.text(1)
     }
 
     /// Whose key it is, to keep.
@@ -161,28 +154,27 @@ impl Pass {
 
     /// Its name for people.
     pub fn display_name(&self) -> &str {
-        Texts(&self.texts).nth(2).unwrap_or_default()
+        self.text(2)
     }
 
-    /// Its texts from the first to the last, for whoever tells all of them: the id, the merchant, the display name, the
-    /// [scopes](Self::scope_count), and the labels, each a key and a value.
+    /// The texts after the scopes, for whoever tells all of them: the id, the merchant, the display name, and the labels,
+    /// each a key and a value.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
-        Texts(&self.texts)
+        Texts(&self.texts).skip(self.scopes.into())
     }
 
-    /// How many scopes it has.
-    pub fn scope_count(&self) -> usize {
-        self.scopes.into()
+    fn text(&self, number: usize) -> &str {
+        self.texts().nth(number).unwrap_or_default()
     }
 
     /// All it may do.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        Texts(&self.texts).skip(3).take(usize::from(self.scopes))
+        Texts(&self.texts).take(usize::from(self.scopes))
     }
 
     /// The merchant's notes, each a key and a value, in the order of the keys.
     pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
-        let mut texts = Texts(&self.texts).skip(3 + usize::from(self.scopes));
+        let mut texts = Texts(&self.texts).skip(usize::from(self.scopes) + 3);
         std::iter::from_fn(move || Some((texts.next()?, texts.next()?)))
     }
 
@@ -216,6 +208,21 @@ impl Pass {
     }
 }
 
+/// Terms whose lists are within what can be counted here.
+struct Counted<'a> {
+    terms: &'a Terms,
+    allowed: u8,
+    scopes: u8,
+}
+
+/// Finds longer lists poisoned: they were written past every limit, and by nobody's right.
+fn countable<'a>(key_id: KeyId) -> impl Fn(&'a Terms) -> Result<Counted<'a>, Poisoned> {
+    move |terms| match (u8::try_from(terms.ip_rules.allowed.len()), u8::try_from(terms.scopes.len())) {
+        (Ok(allowed), Ok(scopes)) => Ok(Counted { terms, allowed, scopes }),
+        _ => Err(Poisoned { key_id, what: "list of scopes or addresses" }),
+    }
+}
+
 /// Appends a text behind its length, which is written as one character. No text of a key has more than 1,000 bytes.
 fn push(texts: &mut String, text: &str) {
     let length = u32::try_from(text.len()).ok().and_then(char::from_u32);
@@ -243,7 +250,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         DeleteReason,
-        api_key::{Deletion, Terms, tests::example},
+        api_key::{Deletion, tests::example},
         ip_rules::IpRules,
     };
 
@@ -292,6 +299,16 @@ mod tests {
             }
             assert_eq!(pass.judge_ip(None), terms.ip_rules.judge(None));
         }
+    }
+
+    #[test]
+    fn a_key_with_lists_beyond_all_limits_can_not_be_read_and_is_still_its_merchant_s() {
+        let scopes = (0..300).map(|number| format!("scope-{number}").parse().unwrap()).collect();
+        let key = ApiKey { terms: Ok(Terms { scopes, ..full().terms.unwrap() }), ..full() };
+        let pass = Pass::of(&key);
+        assert!(pass.require_readable().is_err());
+        assert_eq!((pass.id_text(), pass.merchant()), (key.id.to_string().as_str(), key.merchant.as_str()));
+        assert_eq!((pass.scopes().count(), pass.labels().count()), (0, 0));
     }
 
     #[test]

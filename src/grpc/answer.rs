@@ -192,7 +192,7 @@ impl Fields for Principal {
         out.text(1, texts.next().unwrap_or_default());
         out.text(2, texts.next().unwrap_or_default());
         out.text(3, texts.next().unwrap_or_default());
-        for scope in texts.by_ref().take(pass.scope_count()) {
+        for scope in pass.scopes() {
             out.item(4, scope);
         }
         while let (Some(key), Some(value)) = (texts.next(), texts.next()) {

@@ -16,6 +16,8 @@ pub(crate) struct Bounded<K, V> {
     entries: Vec<Entry<K, V>>,
     hand: usize,
     most: usize,
+    /// Whether a value was asked for past this map since this was called last.
+    was_asked_past: fn(&mut V) -> bool,
 }
 
 #[derive(Debug)]
@@ -28,8 +30,13 @@ struct Entry<K, V> {
 impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
     /// Holds at most `most` entries, at least one.
     pub(crate) fn new(most: usize) -> Self {
-        let most = most.clamp(1, u32::MAX as usize);
-        Self { places: HashTable::new(), hashing: Scatter::default(), entries: Vec::new(), hand: 0, most }
+        Self::asked_past(most, |_| false)
+    }
+
+    /// The same of values that are also asked for past this map: each tells whether it was since it told last.
+    pub(crate) fn asked_past(most: usize, was_asked_past: fn(&mut V) -> bool) -> Self {
+        let (places, hashing, entries) = (HashTable::new(), Scatter::default(), Vec::new());
+        Self { places, hashing, entries, hand: 0, most: most.clamp(1, u32::MAX as usize), was_asked_past }
     }
 
     /// How many there are.
@@ -83,7 +90,7 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
 
     /// Forgets everything, and gives the room back.
     pub(crate) fn clear(&mut self) {
-        *self = Self::new(self.most);
+        *self = Self::asked_past(self.most, self.was_asked_past);
     }
 
     fn place(&self, key: &K) -> Option<usize> {
@@ -96,7 +103,7 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
         loop {
             self.hand = if self.hand < self.entries.len() { self.hand } else { 0 };
             let Some(entry) = self.entries.get_mut(self.hand) else { return };
-            if entry.was_asked_for {
+            if entry.was_asked_for | (self.was_asked_past)(&mut entry.value) {
                 entry.was_asked_for = false;
                 self.hand += 1;
             } else {
@@ -128,6 +135,20 @@ mod tests {
         assert_eq!(map.find(&99), Some(&mut 1));
         map.clear();
         assert!(map.find(&99).is_none() && map.len() == 0);
+    }
+
+    #[test]
+    fn what_is_asked_for_past_the_map_stays_as_well() {
+        let mut map = Bounded::asked_past(2, std::mem::take::<bool>);
+        map.insert(1, true);
+        map.insert(2, false);
+        assert!(map.insert(3, false));
+        assert!(map.find(&1).is_some() && map.find(&2).is_none(), "the first one was asked for");
+        map.clear();
+        map.insert(4, true);
+        map.insert(5, false);
+        map.insert(6, false);
+        assert!(map.find(&4).is_some() && map.len() == 2);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! What is remembered of keys that exist: their rows, and which secrets were proved.
 //!
-//! A row is found in two steps. A *proof* says that certain bytes are the secret of a credential, and which key that
-//! belongs to; it is true as long as the history is, whatever becomes of the key. A *row* says what the key is, and goes
+//! A row is found in two steps. A *proof* says that certain bytes are the secret of a credential, and where the row of
+//! their key is; it is true as long as the history is, whatever becomes of the key. A *row* says what the key is, and goes
 //! with every change of it. Both are dropped under a lock that also marks when that was, so that a read which began
 //! before cannot bring back what was dropped after.
+//!
+//! Proofs lead to a row through its [`Slot`], which is emptied with the row: so it need not be looked up a second time,
+//! which would be a quarter of the whole decision (FIGURE).
 
 use std::hash::{BuildHasher, Hash};
 
@@ -59,15 +62,22 @@ struct Part<K, V> {
     held: Bounded<K, V>,
 }
 
+/// Where a row is, for as long as it is in memory.
+type Slot<R> = Mutex<Option<Row<R>>>;
+
 struct Row<R> {
-    row: Arc<R>,
+    of_key: Arc<R>,
     as_of: i64,
+    was_asked_for: bool,
 }
 
-struct Proof {
+/// What memory has of a row: the slot, which is empty as soon as this is gone, whatever the reason.
+struct Held<R>(Arc<Slot<R>>);
+
+struct Proof<R> {
     digest: Digest,
     stored: Stored,
-    key: KeyId,
+    slot: Arc<Slot<R>>,
     as_of: i64,
 }
 
@@ -76,8 +86,8 @@ pub(crate) struct Memory<R> {
     /// Counts what was dropped.
     moment: AtomicU64,
     hashing: Scatter,
-    rows: Vec<Shard<KeyId, Row<R>>>,
-    proofs: Vec<Shard<CredentialId, Proof>>,
+    rows: Vec<Shard<KeyId, Held<R>>>,
+    proofs: Vec<Shard<CredentialId, Proof<R>>>,
 }
 
 impl<R> Memory<R> {
@@ -87,9 +97,9 @@ impl<R> Memory<R> {
         Self {
             moment: AtomicU64::new(0),
             hashing: Scatter::default(),
-            rows: (0..parts.max(1)).map(|_| Part::new(each)).collect(),
+            rows: (0..parts.max(1)).map(|_| Part::of(Bounded::asked_past(each, Held::was_asked_for))).collect(),
             // A key in rotation has two secrets that are shown.
-            proofs: (0..parts.max(1)).map(|_| Part::new(each + each / 4)).collect(),
+            proofs: (0..parts.max(1)).map(|_| Part::of(Bounded::new(each + each / 4))).collect(),
         }
     }
 
@@ -101,18 +111,16 @@ impl<R> Memory<R> {
     /// The row of the key whose credential `credential` is, if `digest` is that of bytes which were proved to be its
     /// secret. To be asked after the lease was read (step 4).
     pub(crate) fn find(&self, credential: CredentialId, digest: &Digest) -> Option<Remembered<R>> {
-        let (key, proved_as_of) = {
-            let mut part = lock(self.part(&self.proofs, &credential));
-            let proof = part.held.find(&credential)?;
-            if !seeded::bug(Bug::MemoryByIdAlone) && !proof.digest.matches(digest) {
-                return None;
-            }
-            (proof.key, proof.as_of)
-        };
-        let mut part = lock(self.part(&self.rows, &key));
-        let row = part.held.find(&key)?;
+        let mut part = lock(self.part(&self.proofs, &credential));
+        let proof = part.held.find(&credential)?;
+        if !seeded::bug(Bug::MemoryByIdAlone) && !proof.digest.matches(digest) {
+            return None;
+        }
+        let mut slot = lock_slot(&proof.slot);
+        let row = slot.as_mut()?;
+        row.was_asked_for = true;
         // A row from before the credential was made knows nothing of it.
-        (row.as_of >= proved_as_of).then(|| Remembered { row: Arc::clone(&row.row), as_of: row.as_of })
+        (row.as_of >= proof.as_of).then(|| Remembered { row: Arc::clone(&row.of_key), as_of: row.as_of })
     }
 
     /// Whether `digest` is that of bytes which were proved to be the secret of `credential` as it is stored.
@@ -126,19 +134,31 @@ impl<R> Memory<R> {
     pub(crate) fn keep(&self, generation: Generation, found: Found<R>) {
         let Found { credential, digest, stored, key, row, as_of } = found;
         let unfenced = seeded::bug(Bug::FillWithoutGeneration);
-        {
+        let slot = {
             let mut part = lock(self.part(&self.rows, &key));
             if !unfenced && part.dropped > generation.0 {
                 return;
             }
-            if !unfenced && part.held.find(&key).is_some_and(|held| held.as_of > as_of) {
-                return;
+            let row = Some(Row { of_key: row, as_of, was_asked_for: false });
+            if let Some(Held(slot)) = part.held.find(&key) {
+                // Other secrets of the key lead here, too.
+                let slot = Arc::clone(slot);
+                let mut held = lock_slot(&slot);
+                if !unfenced && held.as_ref().is_some_and(|held| held.as_of > as_of) {
+                    return;
+                }
+                *held = row;
+                drop(held);
+                slot
+            } else {
+                let slot = Arc::new(Mutex::new(row));
+                part.held.insert(key, Held(Arc::clone(&slot)));
+                slot
             }
-            part.held.insert(key, Row { row, as_of });
-        }
+        };
         let mut part = lock(self.part(&self.proofs, &credential));
         if unfenced || part.dropped <= generation.0 {
-            part.held.insert(credential, Proof { digest, stored, key, as_of });
+            part.held.insert(credential, Proof { digest, stored, slot, as_of });
         }
     }
 
@@ -146,10 +166,12 @@ impl<R> Memory<R> {
     /// that have begun come too late (step 5).
     pub(crate) fn drop_key(&self, key: KeyId, seq: i64) {
         let mut part = lock(self.part(&self.rows, &key));
-        part.dropped = self.next_moment();
-        if part.held.find(&key).is_some_and(|held| held.as_of < seq) {
-            part.held.remove(&key);
+        if let Some(Held(slot)) = part.held.find(&key) {
+            // The slot stays: the proofs that lead here are as good as they were, and the next read fills it again.
+            lock_slot(slot).take_if(|held| held.as_of < seq);
         }
+        // Not before the row is gone: whoever finds a row after it saw this moment may believe the row until the next one.
+        part.dropped = self.next_moment();
     }
 
     /// Forgets everything, and all that is being read (step 8).
@@ -162,17 +184,17 @@ impl<R> Memory<R> {
         }
     }
 
-    /// How many keys are held.
+    /// How many keys are held; those whose row was dropped count until it was read again or they made room.
     pub(crate) fn len(&self) -> usize {
         self.rows.iter().map(|part| lock(part).held.len()).sum()
     }
 
     fn empty<K: Copy + Eq + Hash, V>(moment: &AtomicU64, part: &Shard<K, V>) {
         let mut part = lock(part);
+        part.held.clear();
         if !seeded::bug(Bug::GenerationsKept) {
             part.dropped = moment.fetch_add(1, Ordering::SeqCst) + 1;
         }
-        part.held.clear();
     }
 
     fn next_moment(&self) -> u64 {
@@ -186,10 +208,27 @@ impl<R> Memory<R> {
     }
 }
 
-impl<K: Copy + Eq + Hash, V> Part<K, V> {
-    fn new(most: usize) -> Shard<K, V> {
-        Padded(Mutex::new(Self { dropped: 0, held: Bounded::new(most) }))
+impl<R> Held<R> {
+    /// Whether the row was found since this was asked last.
+    fn was_asked_for(&mut self) -> bool {
+        lock_slot(&self.0).as_mut().is_some_and(|row| std::mem::take(&mut row.was_asked_for))
     }
+}
+
+impl<R> Drop for Held<R> {
+    fn drop(&mut self) {
+        lock_slot(&self.0).take();
+    }
+}
+
+impl<K: Copy + Eq + Hash, V> Part<K, V> {
+    fn of(held: Bounded<K, V>) -> Shard<K, V> {
+        Padded(Mutex::new(Self { dropped: 0, held }))
+    }
+}
+
+fn lock_slot<R>(slot: &Slot<R>) -> impl std::ops::DerefMut<Target = Option<Row<R>>> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn lock<T>(part: &Padded<Mutex<T>>) -> impl std::ops::DerefMut<Target = T> {

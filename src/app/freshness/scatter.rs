@@ -31,10 +31,13 @@ impl BuildHasher for Scatter {
 
 impl Hasher for Scattered {
     fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
+        let (words, rest) = bytes.as_chunks();
+        for word in words {
+            self.write_u64(u64::from_le_bytes(*word));
+        }
+        // Of an id nothing is left.
+        for byte in rest {
+            self.write_u64((*byte).into());
         }
     }
 

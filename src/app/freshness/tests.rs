@@ -3,17 +3,23 @@
 //! Not in the files themselves, which the model compiles on synchronisation of its own.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
+
+use futures_util::FutureExt as _;
 
 use super::{
     absent::Absent,
     follow::{Anomaly, Followed, Follower, Outcome},
     lease::Lease,
     memory::{Found, Generation, Memory},
-    recall::{Fence, LaggingNode},
+    recall::{Fence, LaggingNode, still_stands},
     revoked::Revoked,
+    spread::Spread,
 };
 use crate::{
     clock::Uptime,
@@ -99,6 +105,56 @@ fn a_row_from_before_a_credential_was_made_knows_nothing_of_it() {
     memory.drop_key(KEY, 7);
     keep(&memory, memory.generation(), "later", 7);
     assert_eq!(memory.find(rotated, &DIGEST).map(|remembered| remembered.as_of), Some(7));
+}
+
+fn keep_another(memory: &Memory<&'static str>, number: u8) {
+    let (credential, key) = (CredentialId::from_bytes([number; 16]), KeyId::from_bytes([number; 16]));
+    let found = Found { credential, digest: DIGEST, stored: 7, key, row: Arc::new("another"), as_of: 6 };
+    memory.keep(memory.generation(), found);
+}
+
+#[test]
+fn a_row_that_made_room_is_gone_although_its_proof_is_left() {
+    let memory = Memory::new(4, 1);
+    keep(&memory, memory.generation(), "good", 6);
+    (10..14).for_each(|number| keep_another(&memory, number));
+    assert!(memory.is_proved(CREDENTIAL, &DIGEST, 7), "there is room for a quarter more of proofs");
+    assert_eq!((found(&memory), memory.len()), (None, 4));
+    // Who cannot be dropped any more must not be found either.
+    memory.drop_key(KEY, 7);
+    keep(&memory, memory.generation(), "new", 7);
+    assert_eq!(found(&memory), Some("new"));
+}
+
+#[test]
+fn a_row_that_is_asked_for_does_not_make_room() {
+    let memory = Memory::new(4, 1);
+    keep(&memory, memory.generation(), "good", 6);
+    for number in 10..40 {
+        assert_eq!(found(&memory), Some("good"), "{number}");
+        keep_another(&memory, number);
+    }
+    assert_eq!(memory.len(), 4);
+}
+
+#[test]
+fn what_was_found_stands_until_something_is_dropped_or_the_lease_ends() {
+    let on = followed();
+    let mut follower = following(&on);
+    let stands = |since, at: Duration| still_stands(&on, || NOW.after(at), since).now_or_never().unwrap();
+    let since = on.memory.generation();
+    keep(&on.memory, since, "good", 5);
+    assert!(stands(since, Duration::ZERO));
+    assert!(!stands(since, LEASE), "the lease has run out");
+    assert_eq!(
+        follower.apply(&polled(6, &[change(5, Action::Update), change(6, Action::Update)]), NOW, &on),
+        Outcome::UpToDate
+    );
+    assert!(!stands(since, Duration::ZERO), "a change was applied");
+    let since = on.memory.generation();
+    assert!(stands(since, Duration::ZERO));
+    on.memory.drop_everything();
+    assert!(!stands(since, Duration::ZERO), "everything was dropped");
 }
 
 #[test]
