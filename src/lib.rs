@@ -18,6 +18,7 @@
 //! 1. [`server`] accepts the connection, shakes hands in bounded time (with the certificate of [`tls`], if there is one),
 //!    and hands it to the transport with the peer's address.
 //! 2. [`grpc::observed`] begins the call's span in the caller's trace, and will tell how long it took and how it ended.
+//!    [`grpc::short_cut`] answers here what memory can answer, by 6 to 10 and nothing else, and sends on what is left.
 //! 3. [`grpc::outer`] counts the call, starts its deadline and will catch its panic.
 //! 4. [`grpc::auth`] takes the caller's key from the one `authorization` header and asks
 //!    [`App::authenticate`](app::App::authenticate), which goes through 6 to 9 for it and judges its address rules
@@ -36,7 +37,10 @@
 //!    very hash before, else by one run of argon2 on a thread of `app::hashing`. What was read and proved is remembered,
 //!    unless it changed meanwhile.
 //! 9. [`decide`](domain::decision::decide) looks at the state, the times, the address and the scopes, in this order.
-//! 10. The decision is written back to the wire; a refusal is an answer, not an error.
+//! 10. The decision is written back to the wire, from where it is; a refusal is an answer, not an error.
+//!
+//! A stream of validations goes through 1 to 5 once, and then through 6 to 10 for each of its items ([`grpc::stream`]),
+//! which judges its caller each time, too.
 //!
 //! # One change
 //!

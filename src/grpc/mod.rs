@@ -1,8 +1,9 @@
 //! The words of the wire. Nobody else speaks protobuf.
 //!
-//! A call comes in through [`observed`] (its span and its duration), [`outer`] (limits, deadline, panics, the log line of a failure) and [`auth`] (who calls), is
-//! turned into words of the domain by `read`, answered by [`crate::app`], turned back by `write`, or into a status by
-//! [`status`].
+//! A call comes in through [`observed`] (its span and its duration), [`outer`] (limits, deadline, panics, the log line of a
+//! failure) and [`auth`] (who calls), is turned into words of the domain by `read`, answered by [`crate::app`], turned back
+//! by `write` or `answer`, or into a status by [`status`]. The hot call takes the [`short_cut`], if it can, and the items of
+//! a [`stream`] are written by `items`.
 
 mod answer;
 pub mod api_keys;

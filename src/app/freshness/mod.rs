@@ -22,7 +22,9 @@
 //!    out then, memory. Whatever a poll drops, it drops before it extends (step 5): so who reads an extended lease finds
 //!    memory without what was dropped for it. The other way round, an entry read before a drop would pass with the lease
 //!    granted after it. An item of a stream is a call like any other: one lease for a batch of items would let the last
-//!    ones in under a lease that has run out.
+//!    ones in under a lease that has run out. Who was let in by a row before may be let in by it again without asking memory
+//!    for it, if the generation of memory is what it was before it was found (`recall::still_stands`): each drop raises that,
+//!    after the row is gone and before the lease is extended.
 //! 5. **Drop, advance, extend.** `follow::Follower::apply` drops the row of every key that the new
 //!    rows of the log name, then moves the position, then extends the lease. A row in memory that was read at or after a
 //!    change takes it into account and may stay for it.
