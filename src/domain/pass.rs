@@ -3,10 +3,7 @@
 //! A process holds one for each key that it remembers, a million perhaps, so an [`ApiKey`] with its lists and maps would
 //! be too large. The texts stand in one string one after the other, each behind its length.
 
-use std::{
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{
     ApiKey, CredentialId, KeyId, Merchant, State, Time, WebhookFormat,
@@ -20,13 +17,9 @@ use super::{
 pub struct Pass {
     id: KeyId,
     current: CredentialId,
-    retiring: Option<Box<Retiring>>,
-    /// [`NEVER_BEFORE`]: no such time.
-    not_before: i64,
+    rare: Option<Box<Rare>>,
     /// [`NEVER_AFTER`]: no such time.
     expire: i64,
-    /// What cannot be read, if something cannot; then there are neither blocks nor scopes.
-    poisoned: Option<Box<Poisoned>>,
     /// The allowed ones first.
     blocks: Box<[IpBlock]>,
     /// The scopes, which every decision looks at, the id, the merchant, the display name, and the labels, each a key and a
@@ -40,30 +33,36 @@ pub struct Pass {
     noted: Noted,
 }
 
-/// A use of the key that was noted: when, and the bits of the address.
+/// What few keys have.
+#[derive(Debug, Default, PartialEq)]
+struct Rare {
+    retiring: Option<Retiring>,
+    not_before: Option<Time>,
+    /// What cannot be read, if something cannot; then there are neither blocks nor scopes.
+    poisoned: Option<Poisoned>,
+}
+
+/// A use of the key that was noted: in which second, and the bits of the address.
 ///
-/// The three are written one after the other. Should two uses be noted at once, a third within the same moment may be
+/// The three are written one after the other. Should two uses be noted at once, a third within the same second may be
 /// taken for one of them, which tells as much as it would itself.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Noted {
-    time: AtomicI64,
+    /// Since 1970, in as many bits as there are: no two seconds that could be taken for each other are near. Zero: none was.
+    second: AtomicU32,
     ip: [AtomicU64; 2],
 }
 
-/// Uses from one address within a moment are one.
-const MOMENT: Duration = Duration::from_secs(1);
-
-/// Outside the range of [`Time`].
-const NEVER_BEFORE: i64 = i64::MIN;
 /// Outside the range of [`Time`].
 const NEVER_AFTER: i64 = i64::MAX;
 
 impl Pass {
     /// What Validate needs of `key`.
     pub fn of(key: &ApiKey) -> Self {
-        let (terms, poisoned) = match key.terms.as_ref().map_err(|poisoned| *poisoned).and_then(countable(key.id)) {
-            Ok(terms) => (Some(terms), None),
-            Err(poisoned) => (None, Some(Box::new(poisoned))),
+        let rare = |poisoned| Rare { retiring: key.retiring, not_before: key.not_before_time, poisoned };
+        let (terms, rare) = match key.terms.as_ref().map_err(|poisoned| *poisoned).and_then(countable(key.id)) {
+            Ok(terms) => (Some(terms), rare(None)),
+            Err(poisoned) => (None, rare(Some(poisoned))),
         };
         let mut texts = String::new();
         for scope in terms.iter().flat_map(|counted| &counted.terms.scopes) {
@@ -83,10 +82,8 @@ impl Pass {
         Self {
             id: key.id,
             current: key.current,
-            retiring: key.retiring.map(Box::new),
-            not_before: key.not_before_time.map_or(NEVER_BEFORE, Time::micros),
+            rare: (rare != Rare::default()).then(|| Box::new(rare)),
             expire: key.expire_time.map_or(NEVER_AFTER, Time::micros),
-            poisoned,
             blocks: terms.as_ref().map(blocks).unwrap_or_default(),
             texts: texts.into_boxed_str(),
             allowed: terms.as_ref().map_or(0, |counted| counted.allowed),
@@ -94,7 +91,7 @@ impl Pass {
             is_deleted: key.deletion.is_some(),
             is_disabled: key.disabled,
             webhook_format: terms.map(|counted| counted.terms.webhook_format).unwrap_or_default(),
-            noted: Noted { time: AtomicI64::new(NEVER_BEFORE), ip: Default::default() },
+            noted: Noted::default(),
         }
     }
 
@@ -114,7 +111,7 @@ impl Pass {
             State::Deleted
         } else if self.is_disabled {
             State::Disabled
-        } else if now.micros() < self.not_before {
+        } else if self.rare.as_deref().and_then(|rare| rare.not_before).is_some_and(|time| now < time) {
             State::NotYetValid
         } else if now.micros() >= self.expire {
             State::Expired
@@ -125,7 +122,8 @@ impl Pass {
 
     /// How the credential `id` stands at `now`; as [`ApiKey::credential_state`].
     pub fn credential_state(&self, id: CredentialId, now: Time) -> CredentialState {
-        CredentialState::of(id, self.current, self.retiring.as_deref(), now)
+        let retiring = self.rare.as_deref().and_then(|rare| rare.retiring.as_ref());
+        CredentialState::of(id, self.current, retiring, now)
     }
 
     /// That its terms can be read.
@@ -133,7 +131,7 @@ impl Pass {
     /// # Errors
     /// What cannot be.
     pub fn require_readable(&self) -> Result<(), Poisoned> {
-        self.poisoned.as_deref().map_or(Ok(()), |poisoned| Err(*poisoned))
+        self.rare.as_deref().and_then(|rare| rare.poisoned).map_or(Ok(()), Err)
     }
 
     /// Whether its address rules let `ip` in.
@@ -183,19 +181,18 @@ impl Pass {
         self.webhook_format
     }
 
-    /// Whether a use of the key at `now` from `ip` is worth noting: none was noted within a second from the same address.
-    /// Then it counts as noted.
+    /// Whether a use of the key at `now` from `ip` is worth noting: the one noted last was in another second or from another
+    /// address. Then it counts as noted.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low bits are what is wanted")]
     pub fn notes_use(&self, now: Time, ip: Option<CallerIp>) -> bool {
         let bits = ip.map_or([u64::MAX; 2], CallerIp::bits);
-        let Noted { time, ip } = &self.noted;
-        let before = time.load(Ordering::Relaxed);
-        let is_recent = before != NEVER_BEFORE
-            && now.micros() >= before
-            && now.since(Time::from_micros(before)) < MOMENT
+        let this_second = now.micros().div_euclid(1_000_000) as u32;
+        let Noted { second, ip } = &self.noted;
+        let is_recent = second.load(Ordering::Relaxed) == this_second
             && ip[0].load(Ordering::Relaxed) == bits[0]
             && ip[1].load(Ordering::Relaxed) == bits[1];
         if !is_recent {
-            time.store(now.micros(), Ordering::Relaxed);
+            second.store(this_second, Ordering::Relaxed);
             ip[0].store(bits[0], Ordering::Relaxed);
             ip[1].store(bits[1], Ordering::Relaxed);
         }
@@ -321,8 +318,9 @@ mod tests {
         assert!(pass.notes_use(at(999), here));
         assert!(pass.notes_use(at(999), there));
         assert!(pass.notes_use(at(999), here), "the last address is the one that was told last");
-        assert!(!pass.notes_use(at(1_998), here));
-        assert!(pass.notes_use(at(1_999), here));
+        assert!(!pass.notes_use(at(999), here));
+        assert!(pass.notes_use(at(1_000), here));
+        assert!(!pass.notes_use(at(1_999), here));
         assert!(pass.notes_use(at(0), here), "a clock that was set back");
     }
 

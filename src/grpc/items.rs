@@ -2,7 +2,7 @@
 //!
 //! Questions are read by the generated code. Answers are written straight into the stream's buffer from where their fields
 //! are, see [`super::answer`]; so this serves the RPC in place of the generated server, which would have each of them made as
-//! a message first, to be copied from there (FIGURE).
+//! a message first, to be copied from there.
 
 use std::{
     convert::Infallible,

@@ -20,7 +20,7 @@ use super::population::{self, CALLER_IP, Hashes, Mint, REQUIRED, Shape};
 use crate::harness::{Engine, TestDatabase, app_settings, process::eventually};
 
 /// The numbers of the callers' keys, beyond those of all clients.
-const VALIDATOR: u64 = 1 << 40;
+pub const VALIDATOR: u64 = 1 << 40;
 const LISTER: u64 = VALIDATOR + 1;
 
 /// A service that was started on a database, and who calls it.

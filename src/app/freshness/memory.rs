@@ -6,7 +6,8 @@
 //! before cannot bring back what was dropped after.
 //!
 //! Proofs lead to a row through its [`Slot`], which is emptied with the row: so it need not be looked up a second time,
-//! which would be a quarter of the whole decision (FIGURE).
+//! which
+//! was a seventh of the whole decision, most of it waiting for memory.
 
 use std::hash::{BuildHasher, Hash};
 

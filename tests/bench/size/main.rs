@@ -23,8 +23,12 @@
     reason = "it is a tool for developers, and shares the harness of the tests"
 )]
 
+#[path = "../transport/answers.rs"]
+mod answers;
 #[path = "../asking.rs"]
 mod asking;
+#[path = "../transport/connection.rs"]
+mod connection;
 #[path = "../../rig/dice.rs"]
 mod dice;
 #[path = "../figures.rs"]
@@ -37,6 +41,7 @@ mod memory;
 mod population;
 mod scale;
 mod start;
+mod wire;
 #[path = "../zipf.rs"]
 mod zipf;
 
@@ -45,6 +50,10 @@ use std::time::Instant;
 use asking::Wrong;
 use harness::{Engine, TestDatabase};
 use population::{Hashes, Shape};
+
+/// As the service's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How much of everything.
 #[derive(Clone, Copy)]

@@ -3,7 +3,7 @@
 //! The process is this one, so the first thousand keys are validated before anything is counted: what is there once, such
 //! as connections and threads, is there then. Key strings are made when they are asked for. When keys were last used is
 //! written down as often as a busy server does, for it is held only until then. Resident memory is the system's word
-//! (`VmRSS`), with what the allocator keeps for itself, which is the system's.
+//! (`VmRSS`), with what the allocator keeps for itself, which is the one that the service has.
 //!
 //! A hash that cost less than is wanted is renewed once it was proved, which leaves a second proof in memory. A lock on
 //! the table keeps the first renewal waiting, and so the few that wait in line behind it.

@@ -2,14 +2,18 @@
 //!
 //! A cold Validate and a page of a List go to the database, one call at a time; a figure is the median of a round's
 //! calls. A warm Validate is answered from memory, where the service holds all keys there are, asked for by Zipf's law; a
-//! figure is the mean of a round's calls. A page has 50 keys, with when they were last used and the token of the next,
+//! figure is the mean of a round's calls. It is measured twice: as the call that it is, and in process without its
+//! transport, where memory that no cache holds shows most: a million keys take hundreds of megabytes. A page has 50 keys, with when they were last used and the token of the next,
 //! as the wire wants them; the middle one follows after half of all keys.
 
 use std::{hint::black_box, sync::Arc, time::Instant};
 
 use claviger::app::{ListFilter, ListQuery};
 
-use super::{Databases, Sizes, memory};
+use super::{
+    Databases, Sizes, memory,
+    wire::{self, Served},
+};
 use crate::{
     asking::{Ask, Code, InProcess, Wrong, settings},
     figures::{all, median, percentile},
@@ -64,25 +68,34 @@ pub async fn unwarmed(databases: &Databases, sizes: Sizes, wrong: &mut Wrong) ->
 }
 
 /// Nanoseconds of what memory answers. `full` holds all keys of the large database.
-pub async fn warm(small: &TestDatabase, full: &InProcess, sizes: Sizes, wrong: &mut Wrong) -> Ratio {
+pub async fn warm(small: &TestDatabase, full: &InProcess, sizes: Sizes, wrong: &mut Wrong) -> Warm {
     let service = Arc::new(InProcess::start(small, settings(200_000)).await);
     memory::validate(&service, 0..sizes.small, wrong).await;
-    let mut compared = Compared::new("validate, warm, ns");
+    let mut called = Compared::new("validate, warm call, µs");
+    let mut decided = Compared::new("decision, warm, ns");
+    let [few, many] = [Served::start(&service).await, Served::start(full).await];
     for round in 0..=ROUNDS {
-        for (is_large, service, keys) in [(false, &*service, sizes.small), (true, full, sizes.large)] {
+        for (is_large, service, served, keys) in
+            [(false, &*service, &few, sizes.small), (true, full, &many, sizes.large)]
+        {
             let (mint, zipf) = (Mint::new(), Zipf::new(usize::try_from(keys).unwrap()));
             let ranks = zipf.calls(sizes.warm_calls, round);
             let texts: Vec<String> = ranks.into_iter().map(|rank| mint.text(rank as u64)).collect();
             // The runtime's workers poll the feed meanwhile; and none of its budgets ends an answer that is there.
-            let took = tokio::task::block_in_place(|| ask_all(service, &texts, wrong));
+            let took = tokio::task::block_in_place(|| {
+                let call = wire::ask_all(served.address, wire::questions(&texts), wrong);
+                (call, ask_all(service, &texts, wrong))
+            });
             // The first one warms up.
             if round > 0 {
-                compared.side(is_large).push(took);
+                called.side(is_large).push(took.0);
+                decided.side(is_large).push(took.1);
             }
         }
     }
+    [few, many].iter().for_each(Served::stop);
     service.stop().await;
-    compared.ratio()
+    Warm { call: called.ratio(), decision: decided.ratio() }
 }
 
 /// Nanoseconds a call.
@@ -155,6 +168,12 @@ async fn list(service: &InProcess, page_size: u32, token: Option<&str>) -> (usiz
 /// How much more a call costs where there are many keys.
 pub struct Ratio(f64);
 
+/// The same of what memory answers, as a call and as a decision in process.
+pub struct Warm {
+    call: Ratio,
+    decision: Ratio,
+}
+
 impl Compared {
     fn new(name: &'static str) -> Self {
         Self { name, small: Vec::new(), large: Vec::new() }
@@ -179,11 +198,12 @@ impl Unwarmed {
         [self.validate.ratio(), self.first_page.ratio(), self.middle_page.ratio()]
     }
 
-    pub fn tell(&self, warm: &Ratio, [cold, first, middle]: &[Ratio; 3]) {
+    pub fn tell(&self, warm: &Warm, [cold, first, middle]: &[Ratio; 3]) {
         println!("scale_validate_cold_us: {:.0}", median(self.validate.large.clone()));
         println!("scale_validate_cold_ratio: {:.3}", cold.0);
-        println!("scale_validate_warm_ratio: {:.3}", warm.0);
-        println!("scale_validate_ratio: {:.3}", cold.0.max(warm.0));
+        println!("scale_validate_warm_ratio: {:.3}", warm.call.0);
+        println!("scale_decision_warm_ratio: {:.3}", warm.decision.0);
+        println!("scale_validate_ratio: {:.3}", cold.0.max(warm.call.0));
         println!("scale_list_first_page_ratio: {:.3}", first.0);
         println!("scale_list_middle_page_ratio: {:.3}", middle.0);
         println!("scale_list_ratio: {:.3}", first.0.max(middle.0));
