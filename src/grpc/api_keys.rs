@@ -37,7 +37,7 @@ pub struct ApiKeys {
 
 impl ApiKeys {
     /// The service of `app`, behind its authentication; its streams end as `ends` says. With `short_cut` they are written
-    /// past the generated server, see [`super::items`].
+    /// past the generated server, see `items`.
     pub fn server(app: &Arc<App>, ends: Ends, short_cut: bool) -> Authenticated<Streams<ApiKeyServiceServer<Self>>> {
         let service = Arc::new(Self { app: Arc::clone(app), ends });
         let generated = ApiKeyServiceServer::from_arc(Arc::clone(&service)).max_decoding_message_size(MAX_REQUEST);

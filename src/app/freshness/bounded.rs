@@ -14,6 +14,8 @@ pub(crate) struct Bounded<K, V> {
     places: HashTable<u32>,
     hashing: Scatter,
     entries: Vec<Entry<K, V>>,
+    /// Of each entry. Beside them and not in them, where each would take eight bytes.
+    was_asked_for: Vec<bool>,
     hand: usize,
     most: usize,
     /// Whether a value was asked for past this map since this was called last.
@@ -24,7 +26,6 @@ pub(crate) struct Bounded<K, V> {
 struct Entry<K, V> {
     key: K,
     value: V,
-    was_asked_for: bool,
 }
 
 impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
@@ -35,8 +36,15 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
 
     /// The same of values that are also asked for past this map: each tells whether it was since it told last.
     pub(crate) fn asked_past(most: usize, was_asked_past: fn(&mut V) -> bool) -> Self {
-        let (places, hashing, entries) = (HashTable::new(), Scatter::default(), Vec::new());
-        Self { places, hashing, entries, hand: 0, most: most.clamp(1, u32::MAX as usize), was_asked_past }
+        Self {
+            places: HashTable::new(),
+            hashing: Scatter::default(),
+            entries: Vec::new(),
+            was_asked_for: Vec::new(),
+            hand: 0,
+            most: most.clamp(1, u32::MAX as usize),
+            was_asked_past,
+        }
     }
 
     /// How many there are.
@@ -47,12 +55,11 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
     /// The value of `key`, which is wanted and had better stay.
     pub(crate) fn find(&mut self, key: &K) -> Option<&mut V> {
         let place = self.place(key)?;
-        let entry = &mut self.entries[place];
         // Written only if it changes: a line that is read alone stays with every core.
-        if !entry.was_asked_for {
-            entry.was_asked_for = true;
+        if !self.was_asked_for[place] {
+            self.was_asked_for[place] = true;
         }
-        Some(&mut entry.value)
+        Some(&mut self.entries[place].value)
     }
 
     /// Puts a value in, in the place of the one before. True if another entry had to go.
@@ -67,7 +74,8 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
         }
         // Fits: there are at most `most`.
         let place = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
-        self.entries.push(Entry { key, value, was_asked_for: false });
+        self.entries.push(Entry { key, value });
+        self.was_asked_for.push(false);
         let (hashing, entries) = (&self.hashing, &self.entries);
         self.places.insert_unique(hashing.hash_one(key), place, |place| hashing.hash_one(entries[*place as usize].key));
         evicts
@@ -81,6 +89,7 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
         // The last one takes its place.
         let last = u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX);
         self.entries.swap_remove(place as usize);
+        self.was_asked_for.swap_remove(place as usize);
         if let Some(moved) = self.entries.get(place as usize)
             && let Some(found) = self.places.find_mut(self.hashing.hash_one(moved.key), |place| *place == last)
         {
@@ -103,8 +112,8 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
         loop {
             self.hand = if self.hand < self.entries.len() { self.hand } else { 0 };
             let Some(entry) = self.entries.get_mut(self.hand) else { return };
-            if entry.was_asked_for | (self.was_asked_past)(&mut entry.value) {
-                entry.was_asked_for = false;
+            let was_asked_for = std::mem::take(&mut self.was_asked_for[self.hand]);
+            if (self.was_asked_past)(&mut entry.value) || was_asked_for {
                 self.hand += 1;
             } else {
                 let key = entry.key;
