@@ -189,6 +189,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Whatever the test found missing, the process may have said why.
+            let told = format!("what the process of the failed test said:\n{}\n", self.told_so_far());
+            std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes()).unwrap_or_default();
+        }
         if !self.reaped && self.ended.try_recv().is_err() {
             self.signal("KILL");
         }
