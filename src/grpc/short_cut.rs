@@ -4,8 +4,8 @@
 //! It has no way of its own to refuse: whatever is not quite usual (a request in pieces, a caller who is not let in, a field
 //! that is wrong, a key that is not in memory, too many calls, a panic) takes the long way, as if nobody had looked at it.
 //! What it answers is, byte by byte, what the long way answers; `tests/it/short_cut.rs` holds the two against each other.
-//! Going past the router, the codec and four boxed futures takes a call from 21.9 to 15.7 µs of the processor, where a
-//! service that does nothing takes 11.6 (`cargo bench --bench transport`).
+//! Going past the router, the codec and four boxed futures, and writing the answer from where it is, took a call from 21.9
+//! to 15.7 µs of the processor, where a service that does nothing takes 11.6 (`cargo bench --bench transport`).
 
 use std::{
     convert::Infallible,

@@ -6,8 +6,7 @@
 //! before cannot bring back what was dropped after.
 //!
 //! Proofs lead to a row through its [`Slot`], which is emptied with the row: so it need not be looked up a second time,
-//! which
-//! was a seventh of the whole decision, most of it waiting for memory.
+//! which was a seventh of the whole decision, most of it waiting for memory.
 
 use std::hash::{BuildHasher, Hash};
 
