@@ -65,6 +65,8 @@ pub mod store;
 #[path = "../migrations/mod.rs"]
 pub mod migrations;
 
+pub mod admission;
+
 pub mod clock;
 
 pub mod trace;
