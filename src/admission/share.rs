@@ -24,7 +24,7 @@ impl Share {
                 let network = v6.to_bits() & !u128::from(u64::MAX);
                 IpAddr::V6(network.into())
             }
-            v4 => v4,
+            v4 @ IpAddr::V4(_) => v4,
         })
     }
 }
