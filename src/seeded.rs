@@ -39,11 +39,13 @@ pub enum Bug {
     LeaseOncePerBatch,
     /// A stream judges its caller when it is opened, and not again.
     CallerJudgedAtStart,
+    /// The caller of a unary call is evaluated when its headers come, not when its request is complete.
+    CallerEvaluatedAtHeaders,
 }
 
 impl Bug {
     /// All there are.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::LeaseFromPollEnd,
         Self::LeaseNotRead,
         Self::EntryBeforeLease,
@@ -59,6 +61,7 @@ impl Bug {
         Self::LateJoin,
         Self::LeaseOncePerBatch,
         Self::CallerJudgedAtStart,
+        Self::CallerEvaluatedAtHeaders,
     ];
 
     /// The name on a command line.
@@ -79,6 +82,7 @@ impl Bug {
             Self::LateJoin => "late-join",
             Self::LeaseOncePerBatch => "lease-once-per-batch",
             Self::CallerJudgedAtStart => "caller-judged-at-start",
+            Self::CallerEvaluatedAtHeaders => "caller-evaluated-at-headers",
         }
     }
 

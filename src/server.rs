@@ -18,14 +18,15 @@ use tonic_reflection::server::Builder as Reflection;
 
 pub use self::listener::{Limits, Listener};
 use crate::{
+    admission::CallBudgets,
     app::{
         App,
         alarms::Alarm,
         freshness::{Poller, State, keep_fresh},
     },
     grpc::{
-        self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto, short_cut::ShortCutLayer,
-        stream::Ends,
+        self, api_keys::ApiKeys, observed::ObservedLayer, open_calls::OpenCallsLayer, outer::OuterLayer, proto,
+        short_cut::ShortCutLayer, stream::Ends,
     },
     telemetry::instruments,
 };
@@ -122,7 +123,7 @@ pub async fn serve(
     } else {
         (None, None)
     };
-    let outer = OuterLayer::new(settings.max_calls);
+    let budgets = CallBudgets::new(settings.max_calls);
     let ends = Ends { stop: stop.clone(), age: settings.stream_age };
     let router = Server::builder()
         // Without a grace: with one, calls in flight are cut, and the client is not even told (tonic 0.14).
@@ -132,12 +133,13 @@ pub async fn serve(
         .max_concurrent_streams(256)
         .http2_max_header_list_size(16 * 1024)
         .layer(ObservedLayer::new(settings.traces))
-        .layer(ShortCutLayer::new(settings.short_cut.then(|| Arc::clone(&app)), outer.room()))
-        .layer(outer)
+        .layer(ShortCutLayer::new(settings.short_cut.then(|| Arc::clone(&app))))
+        .layer(OuterLayer)
+        .layer(OpenCallsLayer::new(budgets.clone()))
         .add_service(health_service.max_decoding_message_size(grpc::MAX_REQUEST))
         .add_optional_service(reflection_v1)
         .add_optional_service(reflection_v1alpha)
-        .add_service(ApiKeys::server(&app, ends, settings.short_cut));
+        .add_service(ApiKeys::server(&app, budgets, ends, settings.short_cut));
     let incoming = listener.incoming();
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
 

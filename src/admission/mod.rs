@@ -8,7 +8,9 @@
 //! This module knows shares, amounts and queues. It does not know keys, protocols or the database.
 
 mod budget;
+mod calls;
 mod share;
 
 pub use budget::{Budget, Full, GivesWay, Grant};
+pub use calls::{CALL_BYTES, CallBudgets};
 pub use share::Share;

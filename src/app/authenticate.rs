@@ -1,6 +1,6 @@
 //! Who calls: the key of a caller of ours, judged as by Validate.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 
@@ -9,6 +9,7 @@ use super::{
     freshness::Generation,
     validate::{Known, Proved, Recalled, Wanted},
 };
+use crate::clock::Uptime;
 use crate::domain::{
     Caller, CredentialId, Error, Reach, Result, Time,
     decision::{Finding, judge},
@@ -16,6 +17,7 @@ use crate::domain::{
     ip_rules::CallerIp,
     pass::Pass,
     root_secret::{Found, RootId},
+    scope,
 };
 
 /// Where the rights of a caller may come from.
@@ -26,6 +28,13 @@ pub enum Rights {
     /// From the database, now: to manage.
     Read,
 }
+
+/// How long a call may be worked on until what it was evaluated by has to be evaluated again.
+const EVALUATION_LASTS: Duration = Duration::from_secs(1);
+
+/// When an evaluation began.
+#[derive(Clone, Copy, Debug)]
+pub struct EvaluationTime(Uptime);
 
 /// A caller who was let in from memory, for whoever is going to ask for it again.
 pub struct Guest {
@@ -72,6 +81,26 @@ impl App {
         Some(Guest { caller, root: known.root, since })
     }
 
+    /// Whether the cache says under the lease that this caller may validate now. An idle stream asks; it counts as no use.
+    pub fn may_still_validate(&self, known: &Known, peer: CallerIp) -> bool {
+        matches!(self.ring_now().find(known.root), Found::Mounted(_))
+            && self.recall_row(known).is_some_and(|row| {
+                let caller = admit(&row, known.credential_id(), peer, self.now());
+                caller.is_ok_and(|caller| caller.require(scope::VALIDATE).is_ok())
+            })
+    }
+
+    /// When an evaluation begins that [`App::is_outdated`] is to be asked about.
+    pub fn evaluation_begins(&self) -> EvaluationTime {
+        EvaluationTime(self.clock.uptime())
+    }
+
+    /// Whether what was evaluated then has waited for longer than a second since, for hashing or for the database: caller
+    /// and key are then evaluated again before the call is answered.
+    pub fn is_outdated(&self, began: EvaluationTime) -> bool {
+        self.clock.uptime().since(began.0) > EVALUATION_LASTS
+    }
+
     /// Whether a guest may be let in once more: all is judged anew, but it need not be looked up.
     pub fn lets_in_again(&self, guest: &Guest) -> bool {
         let Guest { caller, root, since } = guest;
@@ -92,6 +121,25 @@ impl App {
     /// What stays true of a key string for as long as its root secret is accepted; none if it is no key string of ours.
     pub fn know(&self, text: &str) -> Option<Known> {
         self.tagged(text).ok()?.map(|tagged| Known::of(&tagged))
+    }
+
+    /// What can be said against a caller as soon as it presents its key string, from the tag and the cache alone. It can
+    /// reject a caller and never permits one.
+    ///
+    /// # Errors
+    /// [`Error::CredentialsInvalid`] if the tag does not verify, or if the cache knows under the lease that the credential
+    /// is deleted or retired; `Unavailable` if its root secret is not mounted here.
+    pub fn verify_presented(&self, text: &str) -> Result<Known> {
+        let known = self.tagged(text).map_err(undecided)?.map(|tagged| Known::of(&tagged));
+        let known = known.ok_or(Error::CredentialsInvalid)?;
+        if let Some(row) = self.recall_row(&known) {
+            let is_revoked = |finding| matches!(finding, Finding::Deleted | Finding::SecretRetired);
+            let found = judge(&row, known.credential_id(), None, &[], self.now());
+            if found.is_ok_and(|found| found.is_err_and(is_revoked)) {
+                return Err(Error::CredentialsInvalid);
+            }
+        }
+        Ok(known)
     }
 
     fn let_in(self: &Arc<Self>, proved: Proved, peer: CallerIp) -> Result<Caller> {

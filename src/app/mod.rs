@@ -35,7 +35,7 @@ use rand::{TryRng, rngs::SysRng};
 use tokio_util::task::TaskTracker;
 
 pub use crate::store::{LastUse, ListFilter, Revision};
-pub use authenticate::{Guest, Rights};
+pub use authenticate::{EvaluationTime, Guest, Rights};
 pub use bootstrap::offline_key;
 pub use create::NewKey;
 pub use delete::Revocation;

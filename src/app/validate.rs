@@ -62,6 +62,11 @@ impl Known {
     pub(super) fn of(tagged: &Tagged<'_>) -> Self {
         Self { credential: tagged.credential_id(), digest: tagged.digest(), root: tagged.root() }
     }
+
+    /// The lookup key of its credential.
+    pub fn credential_id(&self) -> CredentialId {
+        self.credential
+    }
 }
 
 /// What a proof may rest on.
@@ -153,6 +158,13 @@ impl App {
         let shown = Shown { key: Arc::new(key), digest: shown.digest() };
         // In a place of its own: the way through memory, which nearly all calls take, has no use for so much room.
         Box::pin(self.prove_by_reading(shown, &wanted, is_fresh)).await
+    }
+
+    /// The row that the cache has for a key string under the lease, if it has one. Counts as no lookup.
+    pub(super) fn recall_row(&self, known: &Known) -> Option<Arc<Pass>> {
+        let recalled = self.freshness.recall(&*self.clock, known.credential, &known.digest).now_or_never()?;
+        recalled.position?;
+        Some(recalled.found?.row)
     }
 
     /// What memory says (steps 4 and 9 of the argument).

@@ -87,6 +87,16 @@ impl Caller {
         self.pass.owner()
     }
 
+    /// Whether it may do exactly what `other` may, which is the same caller at another time.
+    pub fn has_the_rights_of(&self, other: &Self) -> bool {
+        self.key_id() == other.key_id() && self.pass.scopes().eq(other.pass.scopes())
+    }
+
+    /// Whether it reaches the keys of all merchants.
+    pub fn reaches_all(&self) -> bool {
+        self.reach().merchant().is_none()
+    }
+
     /// The address it called from.
     pub fn peer(&self) -> CallerIp {
         self.peer

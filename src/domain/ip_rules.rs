@@ -25,6 +25,11 @@ impl CallerIp {
     pub fn new(address: IpAddr) -> Self {
         Self(address.to_canonical())
     }
+
+    /// The address.
+    pub fn address(self) -> IpAddr {
+        self.0
+    }
 }
 
 impl FromStr for CallerIp {

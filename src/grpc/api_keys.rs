@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     MAX_REQUEST,
     answer::Answer,
-    auth::{Authenticated, caller, caller_key},
+    auth::{Authenticated, CallerKey, caller_key},
     items::Streams,
     outer::Deadline,
     proto::{
@@ -17,12 +17,15 @@ use super::{
         api_key_service_server::{ApiKeyService, ApiKeyServiceServer},
     },
     question::Question,
-    read, status,
+    read,
+    request_body::RETRY_AFTER,
+    status,
     stream::{Answers, Ends, Outcome},
     write,
 };
 use crate::{
-    app::{App, LastUse, Patience},
+    admission::CallBudgets,
+    app::{App, EvaluationTime, LastUse, Patience},
     domain::{ApiKey, Caller, Error, KeyId, Result, scope},
 };
 
@@ -38,22 +41,62 @@ pub struct ApiKeys {
 impl ApiKeys {
     /// The service of `app`, behind its authentication; its streams end as `ends` says. With `short_cut` they are written
     /// past the generated server, see `items`.
-    pub fn server(app: &Arc<App>, ends: Ends, short_cut: bool) -> Authenticated<Streams<ApiKeyServiceServer<Self>>> {
+    pub fn server(
+        app: &Arc<App>,
+        budgets: CallBudgets,
+        ends: Ends,
+        short_cut: bool,
+    ) -> Authenticated<Streams<ApiKeyServiceServer<Self>>> {
         let service = Arc::new(Self { app: Arc::clone(app), ends });
         let generated = ApiKeyServiceServer::from_arc(Arc::clone(&service)).max_decoding_message_size(MAX_REQUEST);
-        Authenticated::new(Arc::clone(app), Streams::new(service, short_cut, generated))
+        Authenticated::new(Arc::clone(app), budgets, Streams::new(service, short_cut, generated))
     }
 
     /// Opens a stream of validations.
-    pub(super) fn open(
+    pub(super) async fn open(
         &self,
         request: Request<Streaming<proto::ValidateStreamRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let (caller, key) = (caller(&request)?, caller_key(&request)?);
-        let outcome = caller
-            .require(scope::VALIDATE)
-            .map(|_reach| Answers::new(&self.app, key, caller.clone(), request.into_inner(), &self.ends));
+        let key = caller_key(&request)?;
+        let caller = self.evaluate(&key).await?.caller;
+        let opened = caller.require(scope::VALIDATE).and_then(|_reach| {
+            // Evaluated by now, so the share is that of the caller.
+            key.budgets()
+                .streams
+                .try_take_revocable(&key.share(), 1)
+                .map_err(|_full| Error::Overloaded { retry_after: RETRY_AFTER })
+        });
+        let outcome =
+            opened.map(|grant| Answers::new(&self.app, key, &caller, grant, request.into_inner(), &self.ends));
         self.answer(&caller, "ValidateStream", outcome)
+    }
+
+    /// Evaluates the caller of a request that is complete.
+    async fn evaluate(&self, key: &CallerKey) -> Result<Evaluation, Status> {
+        let began = self.app.evaluation_begins();
+        let caller = key.evaluate(&self.app).await.map_err(status::of)?;
+        Ok(Evaluation { caller, began })
+    }
+
+    /// Evaluates the caller again if the work took so long that it has to be. None: what was done may be answered. Else the
+    /// caller's rights have changed, and the work has to be done again by these.
+    async fn evaluate_again(&self, key: &CallerKey, before: &Evaluation) -> Result<Option<Evaluation>, Status> {
+        if !self.app.is_outdated(before.began) {
+            return Ok(None);
+        }
+        let now = self.evaluate(key).await?;
+        Ok((!now.caller.has_the_rights_of(&before.caller)).then_some(now))
+    }
+
+    async fn get_key(&self, caller: &Caller, request: &proto::GetRequest) -> Result<proto::GetResponse> {
+        if read::wanted_id(caller, &request.id) != Some(caller.key_id()) {
+            caller.require(scope::KEYS_READ)?;
+        }
+        let (id, merchant) = read::get(self.app.key_format(), caller, request)?;
+        let key = self.app.get(caller, id, merchant.as_ref()).await?;
+        let last = self.last_use(&key).await;
+        let api_key = write::with_last_use(write::api_key(&key, self.app.now()), last.as_ref());
+        Ok(proto::GetResponse { api_key: Some(api_key) })
     }
 
     /// The answer of an RPC, or the status of its failure; a refusal of rights is written down.
@@ -101,6 +144,12 @@ impl ApiKeys {
     }
 }
 
+/// A caller, and when it was evaluated.
+struct Evaluation {
+    caller: Caller,
+    began: EvaluationTime,
+}
+
 /// How long the caller waits for the enforcement of a change.
 fn patience<T>(request: &Request<T>, no_wait: bool) -> Patience {
     Patience { no_wait, deadline: request.extensions().get().map(|Deadline(deadline)| *deadline) }
@@ -109,7 +158,7 @@ fn patience<T>(request: &Request<T>, no_wait: bool) -> Patience {
 #[tonic::async_trait]
 impl ApiKeyService for ApiKeys {
     async fn create(&self, request: Request<proto::CreateRequest>) -> Result<Response<proto::CreateResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = self.evaluate(&*caller_key(&request)?).await?.caller;
         let work = async {
             caller.require(scope::KEYS_WRITE)?;
             let new = read::create(self.app.key_format(), self.app.now(), request.into_inner())?;
@@ -123,34 +172,33 @@ impl ApiKeyService for ApiKeys {
     }
 
     async fn get(&self, request: Request<proto::GetRequest>) -> Result<Response<proto::GetResponse>, Status> {
-        let caller = caller(&request)?;
-        let work = async {
-            let request = request.into_inner();
-            if read::wanted_id(&caller, &request.id) != Some(caller.key_id()) {
-                caller.require(scope::KEYS_READ)?;
+        let key = caller_key(&request)?;
+        let request = request.into_inner();
+        let mut evaluation = self.evaluate(&key).await?;
+        loop {
+            let outcome = self.get_key(&evaluation.caller, &request).await;
+            match self.evaluate_again(&key, &evaluation).await? {
+                None => return self.answer(&evaluation.caller, "Get", outcome),
+                Some(changed) => evaluation = changed,
             }
-            let (id, merchant) = read::get(self.app.key_format(), &caller, &request)?;
-            self.app.get(&caller, id, merchant.as_ref()).await
-        };
-        let outcome = match work.await {
-            Ok(key) => {
-                let last = self.last_use(&key).await;
-                let api_key = write::with_last_use(write::api_key(&key, self.app.now()), last.as_ref());
-                Ok(proto::GetResponse { api_key: Some(api_key) })
-            }
-            Err(error) => Err(error),
-        };
-        self.answer(&caller, "Get", outcome)
+        }
     }
 
     async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
-        let caller = caller(&request)?;
-        let outcome = self.list_page(&caller, &request.into_inner()).await;
-        self.answer(&caller, "List", outcome)
+        let key = caller_key(&request)?;
+        let request = request.into_inner();
+        let mut evaluation = self.evaluate(&key).await?;
+        loop {
+            let outcome = self.list_page(&evaluation.caller, &request).await;
+            match self.evaluate_again(&key, &evaluation).await? {
+                None => return self.answer(&evaluation.caller, "List", outcome),
+                Some(changed) => evaluation = changed,
+            }
+        }
     }
 
     async fn update(&self, request: Request<proto::UpdateRequest>) -> Result<Response<proto::UpdateResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = self.evaluate(&*caller_key(&request)?).await?.caller;
         let work = async {
             caller.require(scope::KEYS_WRITE)?;
             let patience = patience(&request, request.get_ref().no_wait);
@@ -165,7 +213,7 @@ impl ApiKeyService for ApiKeys {
     }
 
     async fn delete(&self, request: Request<proto::DeleteRequest>) -> Result<Response<proto::DeleteResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = self.evaluate(&*caller_key(&request)?).await?.caller;
         let work = async {
             let patience = patience(&request, request.get_ref().no_wait);
             let request = request.into_inner();
@@ -183,7 +231,7 @@ impl ApiKeyService for ApiKeys {
     }
 
     async fn rotate(&self, request: Request<proto::RotateRequest>) -> Result<Response<proto::RotateResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = self.evaluate(&*caller_key(&request)?).await?.caller;
         let work = async {
             caller.require(scope::KEYS_WRITE)?;
             let patience = patience(&request, request.get_ref().no_wait);
@@ -201,9 +249,15 @@ impl ApiKeyService for ApiKeys {
         &self,
         request: Request<proto::ValidateRequest>,
     ) -> Result<Response<proto::ValidateResponse>, Status> {
-        let caller = caller(&request)?;
-        let answer = Question::from(request.into_inner()).answer(&self.app, &caller).await;
-        self.answer(&caller, "Validate", answer.and_then(Answer::into_message))
+        let key = caller_key(&request)?;
+        let question = Question::from(request.into_inner());
+        loop {
+            let Evaluation { caller, began } = self.evaluate(&key).await?;
+            let answer = question.answer(&self.app, &caller).await;
+            if !self.app.is_outdated(began) {
+                return self.answer(&caller, "Validate", answer.and_then(Answer::into_message));
+            }
+        }
     }
 
     type ValidateStreamStream = Map<Answers, fn(Outcome) -> Result<proto::ValidateStreamResponse, Status>>;
@@ -213,6 +267,6 @@ impl ApiKeyService for ApiKeys {
         request: Request<Streaming<proto::ValidateStreamRequest>>,
     ) -> Result<Response<Self::ValidateStreamStream>, Status> {
         let as_message: fn(Outcome) -> _ = |outcome| outcome?.into_message().map_err(status::of);
-        Ok(self.open(request)?.map(|answers| answers.map(as_message)))
+        Ok(self.open(request).await?.map(|answers| answers.map(as_message)))
     }
 }

@@ -1,32 +1,44 @@
-//! Who calls: a tower layer in front of `ApiKeyService` that judges the caller's key on each call.
+//! Who calls: a tower layer in front of `ApiKeyService`.
 //!
-//! Health and reflection have no such layer. A call that gets past it carries a [`Caller`] in its extensions; a handler
-//! that finds none refuses.
+//! What comes with the headers can reject a call and never permits one: a call goes on only with exactly one well-formed
+//! `authorization` whose tag verifies, and then carries a [`CallerKey`], which has no authority. The caller is evaluated by
+//! [`CallerKey::evaluate`] when the request is complete, immediately before the work; that is the only source of a
+//! [`Caller`]. Health and reflection have no such layer.
+//!
+//! The layer also reads the one message of a unary call ([`super::request_body`]) and takes the call's permit when it is
+//! complete, so that nothing that others need is held while a client takes its time.
 
 use std::{
     convert::Infallible,
     future::Future,
     net::IpAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
+use http_body_util::Full;
 use tonic::{Request, Status, body::Body, server::NamedService, transport::server::TcpConnectInfo};
 use tower::Service;
 use zeroize::Zeroizing;
 
-use super::status;
+use super::{
+    request_body::{self, COMPLETE_WITHIN, Complete, ItemBody, discard},
+    status,
+};
 use crate::{
+    admission::{CallBudgets, Share},
     app::{App, Guest, Known, Rights},
     domain::{Caller, Error, KeyId, Result, ip_rules::CallerIp},
+    seeded::{self, Bug},
 };
 
-/// The service behind it sees only callers that were judged good.
+/// The service behind it sees only calls whose caller presented a key string of ours.
 #[derive(Clone)]
 pub struct Authenticated<S> {
     app: Arc<App>,
+    budgets: CallBudgets,
     inner: S,
 }
 
@@ -34,23 +46,63 @@ pub struct Authenticated<S> {
 pub(super) const VALIDATE: &str = "/claviger.v1.ApiKeyService/Validate";
 pub(super) const VALIDATE_STREAM: &str = "/claviger.v1.ApiKeyService/ValidateStream";
 
-/// What a caller showed and from where, for a stream, which judges it again for each item.
+/// What a caller presented with the headers, and from where. It carries no authority.
 pub(super) struct CallerKey {
-    pub(super) token: Zeroizing<String>,
-    /// None if it is no key string of ours.
-    pub(super) known: Option<Known>,
-    pub(super) peer: CallerIp,
+    token: Zeroizing<String>,
+    known: Known,
+    peer: CallerIp,
+    rights: Rights,
+    budgets: CallBudgets,
+    /// The caller's key and share, once it was evaluated.
+    evaluated: OnceLock<(KeyId, Share)>,
+    /// For one of the checker's bugs alone.
+    at_headers: OnceLock<Caller>,
 }
 
 impl CallerKey {
-    /// Judges the caller once more.
-    pub(super) async fn authenticate(&self, app: &Arc<App>) -> Result<Caller> {
-        app.authenticate(&self.token, self.peer, Rights::Remembered).await
+    /// Evaluates the caller now.
+    ///
+    /// # Errors
+    /// As [`App::authenticate`].
+    pub(super) async fn evaluate(&self, app: &Arc<App>) -> Result<Caller> {
+        if let Some(caller) = self.at_headers.get() {
+            return Ok(caller.clone());
+        }
+        let caller = app.authenticate(&self.token, self.peer, self.rights).await?;
+        self.evaluated.get_or_init(|| {
+            let share = share_of(&caller);
+            self.budgets.learn(*self.known.credential_id().as_bytes(), &share);
+            (caller.key_id(), share)
+        });
+        Ok(caller)
     }
 
-    /// The same from memory alone; none if that cannot be.
-    pub(super) fn authenticate_at_once(&self, app: &App) -> Option<Guest> {
-        app.authenticate_at_once(self.known.as_ref()?, self.peer)
+    /// The same from the cache alone; none if that cannot be.
+    pub(super) fn evaluate_at_once(&self, app: &App) -> Option<Guest> {
+        app.authenticate_at_once(&self.known, self.peer)
+    }
+
+    /// Whether the cache says under the lease that the caller may validate now.
+    pub(super) fn may_still_validate(&self, app: &App) -> bool {
+        app.may_still_validate(&self.known, self.peer)
+    }
+
+    /// On whose behalf the call holds what it holds before its caller is evaluated.
+    pub(super) fn share(&self) -> Share {
+        self.budgets.share_of(self.known.credential_id().as_bytes())
+    }
+
+    pub(super) fn budgets(&self) -> &CallBudgets {
+        &self.budgets
+    }
+}
+
+/// The share of a caller: its merchant, or the key alone if it reaches all merchants.
+fn share_of(caller: &Caller) -> Share {
+    if caller.reaches_all() {
+        Share::Key(*caller.key_id().as_bytes())
+    } else {
+        Share::Merchant(caller.merchant().as_str().into())
     }
 }
 
@@ -60,14 +112,38 @@ pub(super) struct CalledBy(pub(super) KeyId);
 
 impl<S> Authenticated<S> {
     /// Puts itself in front of `inner`.
-    pub fn new(app: Arc<App>, inner: S) -> Self {
-        Self { app, inner }
+    pub fn new(app: Arc<App>, budgets: CallBudgets, inner: S) -> Self {
+        Self { app, budgets, inner }
+    }
+
+    /// What the headers present.
+    ///
+    /// # Errors
+    /// Why the call ends here.
+    fn presented(&self, request: &http::Request<Body>) -> Result<CallerKey> {
+        let (token, peer) = shown(request.headers(), request.extensions())?;
+        let known = self.app.verify_presented(token)?;
+        Ok(CallerKey {
+            token: Zeroizing::new(token.to_owned()),
+            known,
+            peer,
+            // Callers that manage keys are evaluated by what the database says now, callers that validate under the lease.
+            rights: match request.uri().path() {
+                VALIDATE | VALIDATE_STREAM => Rights::Remembered,
+                _ => Rights::Read,
+            },
+            budgets: self.budgets.clone(),
+            evaluated: OnceLock::new(),
+            at_headers: OnceLock::new(),
+        })
     }
 }
 
 impl<S: NamedService> NamedService for Authenticated<S> {
     const NAME: &'static str = S::NAME;
 }
+
+type Answering = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 impl<S> Service<http::Request<Body>> for Authenticated<S>
 where
@@ -86,72 +162,67 @@ where
         // The one that was polled ready is used up; its clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let (token, peer) = match shown(request.headers(), request.extensions()) {
-            Ok((token, peer)) => (Zeroizing::new(token.to_owned()), peer),
-            Err(error) => return refused(error),
+        let key = match self.presented(&request) {
+            Ok(key) => Arc::new(key),
+            Err(error) => {
+                let peer = peer(request.extensions()).map_or(Share::Unlearned, Share::of_peer);
+                discard(request.into_body(), &self.budgets.discards, &peer);
+                return Box::pin(std::future::ready(Ok(status::of(error).into_http())));
+            }
         };
-        // Whoever manages keys is judged by what the database says now; whoever asks about them, under the lease.
-        let rights = match request.uri().path() {
-            VALIDATE | VALIDATE_STREAM => Rights::Remembered,
-            _ => Rights::Read,
-        };
-        let app = Arc::clone(&self.app);
+        request.extensions_mut().insert(Arc::clone(&key));
+        let (app, share) = (Arc::clone(&self.app), key.share());
+        if request.uri().path() == VALIDATE_STREAM {
+            let request = request.map(|body| Body::new(ItemBody::new(body, &key.budgets.bodies, share)));
+            return Box::pin(async move {
+                let answer = inner.call(request).await;
+                Ok(key.named(answer?))
+            });
+        }
         Box::pin(async move {
-            match app.authenticate(&token, peer, rights).await {
-                Ok(caller) => {
-                    let key_id = caller.key_id();
-                    if request.uri().path() == VALIDATE_STREAM {
-                        let known = app.know(&token);
-                        request.extensions_mut().insert(Arc::new(CallerKey { token, known, peer }));
+            if seeded::bug(Bug::CallerEvaluatedAtHeaders)
+                && let Ok(caller) = key.evaluate(&app).await
+            {
+                key.at_headers.get_or_init(|| caller);
+            }
+            let (parts, body) = request.into_parts();
+            let Complete { body, grant } =
+                match request_body::complete(body, &key.budgets.bodies, &share, COMPLETE_WITHIN).await {
+                    Ok(complete) => complete,
+                    Err(incomplete) => {
+                        discard(incomplete.rest, &key.budgets.discards, &Share::of_peer(key.peer.address()));
+                        return Ok(incomplete.status.into_http());
                     }
-                    request.extensions_mut().insert(caller);
-                    Named { key_id, answer: Box::pin(inner.call(request)) }.await
-                }
-                Err(error) => refused(error).await,
-            }
+                };
+            // Not before the request is complete, and only until the answer is made: neither waits for the client.
+            let Ok(permit) = key.budgets.permits.take(&share, 1).await else {
+                return Ok(request_body::overloaded().into_http());
+            };
+            let request = http::Request::from_parts(parts, Body::new(Full::new(body)));
+            let answer = inner.call(request).await;
+            drop((permit, grant));
+            Ok(key.named(answer?))
         })
     }
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
-
-/// The answer to a caller who is not let in.
-fn refused(error: Error) -> Answering {
-    Box::pin(std::future::ready(Ok(status::of(error).into_http())))
-}
-
-/// An answer that says who called, if it is a failure.
-struct Named<F> {
-    key_id: KeyId,
-    answer: F,
-}
-
-impl<F> Future for Named<F>
-where
-    F: Future<Output = Result<http::Response<Body>, Infallible>> + Unpin,
-{
-    type Output = Result<http::Response<Body>, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.answer).poll(context).map_ok(|mut response| {
+impl CallerKey {
+    /// Leaves on an answer who called, if that was evaluated: its share, and its name if the call failed.
+    fn named(&self, mut response: http::Response<Body>) -> http::Response<Body> {
+        if let Some((key_id, share)) = self.evaluated.get() {
+            response.extensions_mut().insert(share.clone());
             if response.headers().contains_key("grpc-status") {
-                response.extensions_mut().insert(CalledBy(self.key_id));
+                response.extensions_mut().insert(CalledBy(*key_id));
             }
-            response
-        })
+        }
+        response
     }
 }
 
-/// The caller that the layer judged good.
-pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    let caller = request.extensions().get::<Caller>().cloned();
-    caller.ok_or_else(|| status::of(Error::fault("a call got past the authentication without a caller")))
-}
-
-/// What the caller of a stream showed to the layer.
+/// What the caller presented to the layer.
 pub(super) fn caller_key<T>(request: &Request<T>) -> Result<Arc<CallerKey>, Status> {
     let key = request.extensions().get::<Arc<CallerKey>>().cloned();
-    key.ok_or_else(|| status::of(Error::fault("a stream got past the authentication without a key")))
+    key.ok_or_else(|| status::of(Error::fault("a call got past the authentication without a key")))
 }
 
 /// What the caller shows, and from where.

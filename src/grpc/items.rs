@@ -6,7 +6,6 @@
 
 use std::{
     convert::Infallible,
-    future::{Ready, ready},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -152,9 +151,10 @@ struct Opening(Arc<ApiKeys>);
 impl StreamingService<proto::ValidateStreamRequest> for Opening {
     type Response = Item;
     type ResponseStream = Answers;
-    type Future = Ready<std::result::Result<Response<Answers>, Status>>;
+    type Future = BoxFuture<'static, std::result::Result<Response<Answers>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<proto::ValidateStreamRequest>>) -> Self::Future {
-        ready(self.0.open(request))
+        let api_keys = Arc::clone(&self.0);
+        Box::pin(async move { api_keys.open(request).await })
     }
 }

@@ -1,4 +1,4 @@
-//! Around every call: a bound on calls in flight, the caller's deadline, panics, the completion of errors that the
+//! Around every call: the caller's deadline, panics, the completion of errors that the
 //! transport made, and one log line for each failure.
 
 use std::{
@@ -14,7 +14,6 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status, body::Body, transport::server::TcpConnectInfo};
 use tonic_types::StatusExt;
 use tower::{Layer, Service};
@@ -22,11 +21,7 @@ use tower::{Layer, Service};
 use super::{SERVICE, auth::CalledBy, proto::ErrorReason, status};
 use crate::domain::Error;
 
-/// When to come back if too many calls are in flight.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
-
-/// No call takes longer until its answer begins, or one that never ends its request would keep its place for ever. The
-/// tries of a change end before.
+/// No call takes longer until its answer begins. The attempts of a change end before.
 const LONGEST: Duration = Duration::from_secs(15);
 
 /// How tonic's messages begin where the bytes of a request are at fault.
@@ -38,35 +33,20 @@ const UNREADABLE: [&str; 4] = [
 ];
 
 /// Wraps a service in [`Outer`].
-#[derive(Clone)]
-pub struct OuterLayer {
-    room: Arc<Semaphore>,
-}
-
-impl OuterLayer {
-    /// At most `calls` are worked on at once; the next are refused.
-    pub fn new(calls: usize) -> Self {
-        Self { room: Arc::new(Semaphore::new(calls)) }
-    }
-
-    /// The places of these calls.
-    pub fn room(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.room)
-    }
-}
+#[derive(Clone, Copy, Default)]
+pub struct OuterLayer;
 
 impl<S> Layer<S> for OuterLayer {
     type Service = Outer<S>;
 
     fn layer(&self, inner: S) -> Outer<S> {
-        Outer { room: Arc::clone(&self.room), inner }
+        Outer { inner }
     }
 }
 
 /// See the module.
 #[derive(Clone)]
 pub struct Outer<S> {
-    room: Arc<Semaphore>,
     inner: S,
 }
 
@@ -86,20 +66,9 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let room = Arc::clone(&self.room);
         Box::pin(async move {
             let began = Instant::now();
             let call = Call::of(&request);
-            // Probes are answered however much there is to do.
-            let place = match room.try_acquire_owned() {
-                Ok(place) => Some(place),
-                Err(_) if call.is_a_neighbour_s() => None,
-                Err(_) => {
-                    let refused = status::of(Error::Overloaded { retry_after: RETRY_AFTER }).into_http();
-                    call.log_failure(&refused, began.elapsed());
-                    return Ok(refused);
-                }
-            };
             request.extensions_mut().insert(Deadline::after(call.deadline));
             let answer = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
             let response = match tokio::time::timeout(call.deadline, answer).await {
@@ -113,9 +82,7 @@ where
                 .into_http(),
             };
             call.log_failure(&response, began.elapsed());
-            // An answer that nobody reads takes room, too; health watchers stay for ever and take none.
-            let place = place.filter(|_| !call.is_a_neighbour_s());
-            Ok(response.map(|inner| Body::new(Held { inner, _place: place })))
+            Ok(response)
         })
     }
 }
@@ -128,32 +95,6 @@ impl Deadline {
     /// A little before the call is cut off after `deadline`: the answer has to be made, too.
     fn after(deadline: Duration) -> Self {
         Self(tokio::time::Instant::now() + a_little_before(deadline))
-    }
-}
-
-/// An answer that keeps its call's place until it was sent or given up.
-struct Held {
-    inner: Body,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-impl http_body::Body for Held {
-    type Data = <Body as http_body::Body>::Data;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Status>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.inner.size_hint()
     }
 }
 
@@ -172,11 +113,6 @@ impl Call {
             peer: request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr),
             deadline: timeout.and_then(grpc_timeout).map_or(LONGEST, a_little_before).min(LONGEST),
         }
-    }
-
-    /// Whether it is for health or reflection.
-    fn is_a_neighbour_s(&self) -> bool {
-        self.uri.path().starts_with("/grpc.")
     }
 
     /// The answer, with one `ErrorInfo` if it is an error that the transport made.
@@ -231,6 +167,9 @@ impl Call {
 
 /// A status in our words for one that the transport made.
 pub(super) fn explained(found: &Status) -> Status {
+    if found.get_details_error_info().is_some() {
+        return found.clone();
+    }
     let (reason, message) = match found.code() {
         Code::Internal if UNREADABLE.iter().any(|begin| found.message().starts_with(begin)) => {
             (ErrorReason::RequestUnreadable, "the bytes of the request are no message of the type that this RPC takes")

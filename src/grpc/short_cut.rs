@@ -18,7 +18,6 @@ use std::{
 
 use http::{HeaderValue, Method, header::CONTENT_TYPE, request::Parts};
 use prost::{Message as _, bytes::Bytes};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
@@ -41,13 +40,13 @@ pub struct ShortCutLayer(Option<Arc<Way>>);
 /// What it answers with.
 pub struct Way {
     app: Arc<App>,
-    room: Arc<Semaphore>,
 }
 
 impl ShortCutLayer {
-    /// Answers from the memory of `app`, within the `room` that calls have. Without an app all go the long way.
-    pub fn new(app: Option<Arc<App>>, room: Arc<Semaphore>) -> Self {
-        Self(app.map(|app| Arc::new(Way { app, room })))
+    /// Answers from the cache of `app`. Such a call is answered in the very poll that completes its request, so it takes
+    /// no permit. Without an app all go the long way.
+    pub fn new(app: Option<Arc<App>>) -> Self {
+        Self(app.map(|app| Arc::new(Way { app })))
     }
 }
 
@@ -147,10 +146,9 @@ where
 impl Way {
     /// The answer to a request that begins with `parts` and has this body; none if it has to take the long way.
     fn answer(&self, parts: &Parts, body: &Bytes) -> Option<http::Response<Body>> {
-        let place = Arc::clone(&self.room).try_acquire_owned().ok()?;
         let answer = catch_unwind(AssertUnwindSafe(|| self.decide(parts, body))).ok()??;
         let mut response =
-            http::Response::new(Body::new(Written { message: Some(framed(&answer)), place: Some(place) }));
+            http::Response::new(Body::new(Written { message: Some(framed(&answer)), is_complete: false }));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
         Some(response)
     }
@@ -183,11 +181,11 @@ fn framed(answer: &Answer) -> Bytes {
     bytes.into()
 }
 
-/// The body of an answer: one message, and that all went well. It keeps its call's place until it was sent or given up.
+/// The body of an answer: one message, and that all went well.
 struct Written {
     message: Option<Bytes>,
-    /// None once the trailers were taken.
-    place: Option<OwnedSemaphorePermit>,
+    /// Whether the trailers were taken.
+    is_complete: bool,
 }
 
 impl http_body::Body for Written {
@@ -198,21 +196,18 @@ impl http_body::Body for Written {
         mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
-        Poll::Ready(match (self.message.take(), self.place.take()) {
-            (Some(message), place) => {
-                self.place = place;
-                Some(Ok(http_body::Frame::data(message)))
-            }
-            (None, Some(_place)) => {
-                let mut trailers = http::HeaderMap::with_capacity(1);
-                trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
-                Some(Ok(http_body::Frame::trailers(trailers)))
-            }
-            (None, None) => None,
+        Poll::Ready(if let Some(message) = self.message.take() {
+            Some(Ok(http_body::Frame::data(message)))
+        } else if std::mem::replace(&mut self.is_complete, true) {
+            None
+        } else {
+            let mut trailers = http::HeaderMap::with_capacity(1);
+            trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+            Some(Ok(http_body::Frame::trailers(trailers)))
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.place.is_none()
+        self.is_complete
     }
 }

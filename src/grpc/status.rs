@@ -75,7 +75,7 @@ pub fn code(reason: ErrorReason) -> Code {
         | ErrorReason::CallerUndecided
         | ErrorReason::StreamDrained => Code::Unavailable,
         ErrorReason::Overloaded => Code::ResourceExhausted,
-        ErrorReason::DeadlinePassed => Code::DeadlineExceeded,
+        ErrorReason::DeadlinePassed | ErrorReason::RequestIncomplete => Code::DeadlineExceeded,
         ErrorReason::CommitOutcomeUnknown => Code::Unknown,
         ErrorReason::RecordPoisoned | ErrorReason::InternalFault | ErrorReason::Unspecified => Code::Internal,
         ErrorReason::MethodUnknown => Code::Unimplemented,

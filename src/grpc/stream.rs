@@ -12,14 +12,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt, Stream, StreamExt,
-    future::{BoxFuture, select},
-    stream::FuturesUnordered,
-};
+use futures_util::{FutureExt, Stream, StreamExt, future::select, stream::FuturesUnordered};
 use prost::Message;
 use rand::{TryRng, rngs::SysRng};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Code, Status, Streaming};
 
 use super::{
@@ -29,18 +26,22 @@ use super::{
     outer::{after_panic, cause_of, explained},
     proto::{self, ErrorReason},
     question::Question,
-    status,
+    request_body, status,
 };
 use crate::{
+    admission::Grant,
     app::{App, Guest},
-    domain::{Caller, Error, error::Unavailable},
+    domain::{Caller, Error, error::Unavailable, scope},
     seeded::{self, Batch, Bug},
+    trace,
 };
 
 /// Items in work at once, at most; then reading pauses, and HTTP/2 slows the client down.
 const MOST: usize = 1_024;
 /// No item takes longer.
 const LONGEST: Duration = Duration::from_secs(15);
+/// How often the caller of a stream is evaluated while nothing is asked. A stream ends within 5 s of its caller's end.
+const EVALUATED_EVERY: Duration = Duration::from_secs(2);
 /// While there is always something to read, it is looked so often whether the stream has come to its end.
 const LOOKS_EVERY: u32 = 64;
 
@@ -56,14 +57,49 @@ pub struct Ends {
 impl Ends {
     /// Comes when a stream that begins now has to end.
     #[expect(clippy::disallowed_methods, reason = "the age of a stream is nothing that a key is judged by")]
-    fn of_a_stream(&self) -> BoxFuture<'static, ()> {
+    fn of_a_stream(&self) -> impl Future<Output = ()> + Send + use<> {
         // Without random numbers all streams live equally long, which is no fault.
         let share = SysRng.try_next_u32().map_or(0.5, |dice| f64::from(dice) / f64::from(u32::MAX));
         let age = tokio::time::sleep(self.age.mul_f64(0.9 + 0.2 * share));
         let stop = self.stop.clone().cancelled_owned();
-        Box::pin(async move {
+        async move {
             select(Box::pin(age), Box::pin(stop)).await;
-        })
+        }
+    }
+}
+
+/// Why a stream ends that its client has not ended.
+enum End {
+    /// By its age, or because the server shuts down. What was read is answered.
+    Drained,
+    /// The caller is no longer valid, or others need the stream's place. Nothing more is read, evaluated or answered.
+    Refused(Status),
+}
+
+/// Watches over a stream beside it, so that it ends although its client neither sends nor reads.
+async fn watch_over(app: Arc<App>, key: Arc<CallerKey>, place: Grant, drained: impl Future<Output = ()>) -> End {
+    tokio::select! {
+        biased;
+        () = drained => End::Drained,
+        () = place.revoked() => End::Refused(request_body::overloaded()),
+        status = caller_lost(&app, &key) => End::Refused(status),
+    }
+}
+
+/// Waits until the caller may not validate any more, and says why. Nothing is said against a caller that cannot be evaluated
+/// now: each of its items says so.
+async fn caller_lost(app: &Arc<App>, key: &CallerKey) -> Status {
+    let mut looks = tokio::time::interval_at(Instant::now() + EVALUATED_EVERY, EVALUATED_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        if key.may_still_validate(app) {
+            continue;
+        }
+        let evaluated = key.evaluate(app).await.and_then(|caller| caller.require(scope::VALIDATE).map(drop));
+        if let Err(error @ (Error::Denied(_) | Error::CredentialsInvalid | Error::CredentialsMissing(_))) = evaluated {
+            return status::of(error);
+        }
     }
 }
 
@@ -92,8 +128,10 @@ pub struct Answers {
     at_start: Caller,
     questions: Streaming<proto::ValidateStreamRequest>,
     reading: Reading,
-    working: FuturesUnordered<BoxFuture<'static, Outcome>>,
-    end: BoxFuture<'static, ()>,
+    /// Each item in a task of its own: a client that does not read must not keep what the work holds.
+    working: FuturesUnordered<Work>,
+    /// Holds the stream's place among all streams.
+    end: AbortOnDropHandle<End>,
     read: u32,
     batch: Batch,
 }
@@ -102,19 +140,21 @@ impl Answers {
     pub(super) fn new(
         app: &Arc<App>,
         key: Arc<CallerKey>,
-        at_start: Caller,
+        at_start: &Caller,
+        place: Grant,
         questions: Streaming<proto::ValidateStreamRequest>,
         ends: &Ends,
     ) -> Self {
+        let end = watch_over(Arc::clone(app), Arc::clone(&key), place, ends.of_a_stream());
         Self {
             app: Arc::clone(app),
             key,
             guest: None,
-            at_start,
+            at_start: at_start.clone(),
             questions,
             reading: Reading::On,
             working: FuturesUnordered::new(),
-            end: ends.of_a_stream(),
+            end: AbortOnDropHandle::new(tokio::spawn(end)),
             read: 0,
             batch: Batch::default(),
         }
@@ -124,9 +164,10 @@ impl Answers {
     fn poll_question(&mut self, context: &mut Context<'_>) -> Poll<Option<Outcome>> {
         while self.reading == Reading::On && self.working.len() < MOST {
             self.read = self.read.wrapping_add(1);
-            if self.read.is_multiple_of(LOOKS_EVERY) && self.end.poll_unpin(context).is_ready() {
-                self.reading = Reading::Drained;
-                break;
+            if self.read.is_multiple_of(LOOKS_EVERY)
+                && let Poll::Ready(end) = self.poll_end(context)
+            {
+                return Poll::Ready(end);
             }
             match self.questions.poll_next_unpin(context) {
                 Poll::Ready(Some(Ok(item))) => {
@@ -134,11 +175,8 @@ impl Answers {
                     if let Some(answer) = self.answer_at_once(&question) {
                         return Poll::Ready(Some(Ok(Item::new(sequence, Said::Answer(answer)))));
                     }
-                    let mut work = Box::pin(self.work_on(sequence, question));
-                    match work.as_mut().poll(context) {
-                        Poll::Ready(outcome) => return Poll::Ready(Some(outcome)),
-                        Poll::Pending => self.working.push(Box::pin(in_time(sequence, work))),
-                    }
+                    let work = tokio::spawn(trace::following(in_time(sequence, self.work_on(sequence, question))));
+                    self.working.push(Work { sequence, task: AbortOnDropHandle::new(work) });
                 }
                 Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(explained(&status)))),
                 Poll::Ready(None) => self.reading = Reading::Done,
@@ -146,14 +184,23 @@ impl Answers {
                     if self.working.is_empty() {
                         self.batch = Batch::default();
                     }
-                    if self.end.poll_unpin(context).is_pending() {
-                        return Poll::Pending;
-                    }
-                    self.reading = Reading::Drained;
+                    return self.poll_end(context);
                 }
             }
         }
         if self.reading == Reading::On { Poll::Pending } else { Poll::Ready(None) }
+    }
+
+    /// Whether the stream has come to its end: nothing more is read then, and a refusal is the last that is said.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Option<Outcome>> {
+        self.end.poll_unpin(context).map(|end| {
+            self.reading = Reading::Drained;
+            match end {
+                Ok(End::Drained) => None,
+                Ok(End::Refused(status)) => Some(Err(status)),
+                Err(_) => Some(Err(status::of(Error::fault("the task that watches over a stream ended")))),
+            }
+        })
     }
 
     /// What nearly all items come to, without a future of their own. A panic is left to that.
@@ -164,7 +211,7 @@ impl Answers {
                 return question.answer_at_once(&self.app, &self.at_start);
             }
             if !self.guest.as_ref().is_some_and(|guest| self.app.lets_in_again(guest)) {
-                self.guest = self.key.authenticate_at_once(&self.app);
+                self.guest = self.key.evaluate_at_once(&self.app);
             }
             question.answer_at_once(&self.app, self.guest.as_ref()?.caller())
         };
@@ -176,11 +223,18 @@ impl Answers {
         let at_start = seeded::bug(Bug::CallerJudgedAtStart).then(|| self.at_start.clone());
         let work = async move {
             let outcome = async {
-                let caller = match at_start {
-                    Some(caller) => caller,
-                    None => key.authenticate(&app).await?,
-                };
-                question.answer(&app, &caller).await
+                let _permit = key.budgets().permits.take(&key.share(), 1).await.map_err(|_full| overloaded())?;
+                loop {
+                    let began = app.evaluation_begins();
+                    let caller = match &at_start {
+                        Some(caller) => caller.clone(),
+                        None => key.evaluate(&app).await?,
+                    };
+                    let answer = question.answer(&app, &caller).await;
+                    if !app.is_outdated(began) {
+                        return answer;
+                    }
+                }
             };
             match outcome.await {
                 Ok(answer) => Ok(Item::new(sequence, Said::Answer(answer))),
@@ -228,6 +282,28 @@ impl Stream for Answers {
                 Poll::Ready(drained.then(|| Err(status::of(Error::Unavailable(Unavailable::StreamDrained)))))
             }
         }
+    }
+}
+
+fn overloaded() -> Error {
+    Error::Overloaded { retry_after: request_body::RETRY_AFTER }
+}
+
+/// An item that is worked on.
+struct Work {
+    sequence: u64,
+    task: AbortOnDropHandle<Outcome>,
+}
+
+impl Future for Work {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        let sequence = self.sequence;
+        self.task.poll_unpin(context).map(|outcome| {
+            outcome
+                .unwrap_or_else(|_| Ok(failed(sequence, &status::of(Error::fault("the work on an item was cut off")))))
+        })
     }
 }
 

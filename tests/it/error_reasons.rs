@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use claviger::{
     domain::{key_string::KeyFormat, scope},
-    grpc::proto::{self, ErrorReason, api_key_service_client::ApiKeyServiceClient},
+    grpc::proto::{self, ErrorReason},
     server::{self, ServerSettings, ops::Readiness},
     store,
 };
@@ -22,7 +22,7 @@ use tonic_prost::ProstCodec;
 
 use crate::{
     calls::{delete, get, rotate, update},
-    harness::{Engine, Service, client_of, key_of, reason, root},
+    harness::{Engine, Service, client_of, key_of, raw::HeldBack, reason, root},
 };
 
 /// Reasons that no test provokes, and why. This list may only shrink.
@@ -50,7 +50,7 @@ fn documented_code(reason: ErrorReason) -> Code {
         50 => Code::Aborted,
         60..=62 | 66 | 67 => Code::Unavailable,
         63 => Code::ResourceExhausted,
-        64 => Code::DeadlineExceeded,
+        64 | 68 => Code::DeadlineExceeded,
         65 => Code::Unknown,
         70 | 71 => Code::Internal,
         72 => Code::Unimplemented,
@@ -171,6 +171,7 @@ async fn bad_days(service: &Service, provoked: &mut Provoked) {
     let foreign = format.mint(&root('1', 9), &mut rand::rngs::SysRng).unwrap();
     provoked.note(ErrorReason::RootSecretNotMounted, service.validate(foreign.reveal(), "").await);
 
+    provoked.note(ErrorReason::RequestIncomplete, a_call_that_is_never_complete(service).await);
     provoked.note(ErrorReason::Overloaded, a_call_beside_the_bound(service).await);
     provoked.note(ErrorReason::StreamDrained, a_stream_that_is_old(service).await);
     provoked.note(ErrorReason::DeadlinePassed, a_call_that_takes_too_long(service).await);
@@ -223,10 +224,19 @@ async fn beside(
 /// A call to a server that has no room for any.
 async fn a_call_beside_the_bound(service: &Service) -> Result<proto::GetResponse, Status> {
     let (_serving, channel) = beside(service, 0, Duration::from_secs(60)).await;
-    let answer = ApiKeyServiceClient::new(channel.clone()).get(proto::GetRequest::default()).await;
+    let answer = get(client_of(channel.clone(), &service.admin), "self")
+        .await
+        .map(|key| proto::GetResponse { api_key: Some(key) });
     let probe = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(probe.status(), ServingStatus::Serving, "a probe is answered however much there is to do");
-    Ok(answer?.into_inner())
+    answer
+}
+
+/// A call whose message never comes.
+async fn a_call_that_is_never_complete(service: &Service) -> Result<(), Status> {
+    let mut call = HeldBack::begin(service.address, "/claviger.v1.ApiKeyService/Get", &service.admin).await;
+    call.send(&[0, 0, 0, 0, 9, 1]);
+    Err(call.status().await)
 }
 
 /// A stream that has reached its age and has nothing to say.
@@ -309,6 +319,7 @@ on_every_engine! {
         DeadlinePassed: the deadline of the call passed; a change that had begun runs to its end
         CallerUndecided: the caller's own key cannot be judged now
         StreamDrained: the stream has come to its end, and what was read is answered; open another one
+        RequestIncomplete: the request was not complete after 2 seconds; nothing was done, and a retry is safe
         RecordPoisoned: the stored scopes of <id> cannot be read; this key is refused until it is repaired
         InternalFault: a fault inside Claviger; its log tells more
         MethodUnknown: there is no such RPC, or the request is compressed, which is not supported; `grpcurl list` shows what there is

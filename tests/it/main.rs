@@ -56,6 +56,7 @@ mod operation_root_secrets;
 mod operation_start;
 mod ops;
 mod races;
+mod request_edges;
 mod request_ids;
 mod rights;
 mod secrets;

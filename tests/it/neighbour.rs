@@ -200,10 +200,10 @@ async fn every_failed_call_is_one_line_of_the_log_and_no_other_is() {
     INFO claviger::grpc::outer: call failed rpc="/claviger.v1.ApiKeyService/Get" code="NOT_FOUND" reason="KEY_NOT_FOUND" caller=KEY peer="127.0.0.1:PORT" took_ms=N cause=""
     INFO claviger::grpc::outer: call failed rpc="/claviger.v1.ApiKeyService/Get" code="INVALID_ARGUMENT" reason="FIELDS_INVALID" caller=KEY peer="127.0.0.1:PORT" took_ms=N cause=""
     INFO claviger::grpc::outer: call failed rpc="/claviger.v1.ApiKeyService/Get" code="UNAUTHENTICATED" reason="CREDENTIALS_INVALID" caller="" peer="127.0.0.1:PORT" took_ms=N cause=""
-    INFO claviger::grpc::outer: call failed rpc="/claviger.v1.ApiKeyService/Undelete" code="UNIMPLEMENTED" reason="METHOD_UNKNOWN" caller=KEY peer="127.0.0.1:PORT" took_ms=N cause=""
+    INFO claviger::grpc::outer: call failed rpc="/claviger.v1.ApiKeyService/Undelete" code="UNIMPLEMENTED" reason="METHOD_UNKNOWN" caller="" peer="127.0.0.1:PORT" took_ms=N cause=""
     INFO claviger::grpc::outer: call failed rpc="(unknown)" code="UNIMPLEMENTED" reason="METHOD_UNKNOWN" caller="" peer="127.0.0.1:PORT" took_ms=N cause=""
     INFO claviger::grpc::outer: call failed rpc="(unknown)" code="UNIMPLEMENTED" reason="METHOD_UNKNOWN" caller="" peer="127.0.0.1:PORT" took_ms=N cause=""
-    INFO claviger::grpc::outer: call failed rpc="/claviger.v1.ApiKeyService/Get" code="INVALID_ARGUMENT" reason="REQUEST_UNREADABLE" caller=KEY peer="127.0.0.1:PORT" took_ms=N cause=""
+    INFO claviger::grpc::outer: call failed rpc="/claviger.v1.ApiKeyService/Get" code="INVALID_ARGUMENT" reason="REQUEST_UNREADABLE" caller="" peer="127.0.0.1:PORT" took_ms=N cause=""
     INFO claviger::grpc::outer: call failed rpc="/claviger.v1.ApiKeyService/Get" code="UNAUTHENTICATED" reason="CREDENTIALS_MISSING" caller="" peer="127.0.0.1:PORT" took_ms=N cause=""
     "#);
     assert!(!ended.stderr.contains(&admin[27..70]));

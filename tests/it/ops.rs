@@ -96,7 +96,8 @@ async fn a_service_that_drains_is_alive_and_not_ready_and_can_still_be_scraped()
     let folder = tempfile::tempdir().unwrap();
     let serving = Program::new(folder.path()).set("CLAVIGER_DRAIN_TIMEOUT", "10m").serve();
     // It holds up the drain for as long as it is not finished.
-    let call = Endless::begin(serving.address, "/claviger.v1.ApiKeyService/List", &admin_key(folder.path())).await;
+    let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let call = Endless::begin(serving.address, path, &admin_key(folder.path())).await;
     serving.running.signal("TERM");
     let told = eventually("it drains", || async {
         let answer = serving.ops("/readyz").await;

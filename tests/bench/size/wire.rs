@@ -9,8 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use claviger::grpc::{
-    api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto, short_cut::ShortCutLayer, stream::Ends,
+use claviger::{
+    admission::CallBudgets,
+    grpc::{
+        api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto, short_cut::ShortCutLayer, stream::Ends,
+    },
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use prost::bytes::Bytes;
@@ -39,13 +42,13 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let outer = OuterLayer::new(4_096);
+        let budgets = CallBudgets::new(4_096);
         let ends = Ends { stop: CancellationToken::new(), age: Duration::from_secs(3_600) };
         let router = Server::builder()
             .layer(ObservedLayer::new(false))
-            .layer(ShortCutLayer::new(Some(Arc::clone(&service.app)), outer.room()))
-            .layer(outer)
-            .add_service(ApiKeys::server(&service.app, ends, true));
+            .layer(ShortCutLayer::new(Some(Arc::clone(&service.app))))
+            .layer(OuterLayer)
+            .add_service(ApiKeys::server(&service.app, budgets, ends, true));
         Self { address, serving: tokio::spawn(router.serve_with_incoming(incoming)) }
     }
 
