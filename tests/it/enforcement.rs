@@ -236,3 +236,20 @@ async fn case_46_a_commit_that_outlasts_its_call_is_enforced_only_when_it_is_inv
     enforced.await;
     assert_eq!(one.validate(&made.key).await.unwrap().code(), DecisionCode::Deleted);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_50_with_the_longest_lease_a_delete_is_enforced_in_one_call_and_a_repeat_continues_its_wait() {
+    let Some(replicas) = Replicas::start().await else { return };
+    let one = replicas.replica().await;
+    let (lease, wait) = (Duration::from_secs(10), Duration::from_millis(10_500));
+    one.app.store().feed_set_lease(lease, wait).await.unwrap();
+    let id = one.make(key_of("acme", &[])).await.api_key.unwrap().id;
+    let began = Instant::now();
+    assert!(!one.delete(&id, true).await.enforced);
+    assert!(!one.delete(&id, true).await.enforced);
+    assert!(one.delete(&id, false).await.enforced, "in one call");
+    assert!(began.elapsed() >= wait, "{:?}", began.elapsed());
+    let again = Instant::now();
+    assert!(one.delete(&id, false).await.enforced);
+    assert!(again.elapsed() < WAIT, "the wait does not begin anew: {:?}", again.elapsed());
+}
