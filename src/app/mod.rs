@@ -98,7 +98,7 @@ pub struct App {
     hashing: HashingPool,
     proofs: Proofs,
     usage: Usage,
-    freshness: Freshness,
+    freshness: Arc<Freshness>,
     refusals: Refusals,
     alarms: Alarms,
     counts: Counts,
@@ -121,7 +121,7 @@ impl App {
         let ring = Arc::new(start::key_ring(&store, clock.now(), mounted).await?);
         let hashing = HashingPool::start(settings.hashing_threads, settings.hashing_queue).map_err(Error::fault)?;
         let proofs = Proofs::new(&mut SysRng).map_err(Error::fault)?;
-        let freshness = Freshness::new(settings.freshness, store.engine());
+        let freshness = Arc::new(Freshness::new(settings.freshness, store.engine()));
         Ok(Arc::new(Self {
             freshness,
             usage: Usage::default(),

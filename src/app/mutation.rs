@@ -6,7 +6,10 @@ use std::{future::Future, sync::Arc, time::Duration};
 use super::{
     App,
     authenticate::admit,
-    freshness::enforce::{Due, Enforcement, Patience},
+    freshness::{
+        Invalidated, Moment,
+        enforce::{Enforcement, Patience, Proof},
+    },
 };
 use crate::{
     domain::{
@@ -36,13 +39,21 @@ pub struct Answer {
     pub enforcement: Enforcement,
 }
 
-/// A change that was made, or that had been made before, and when it is enforced.
+/// A change that was made, or that had been made before, with what shows that it is invalidated here.
 struct Made {
     api_key: ApiKey,
     key: Option<Arc<KeyString>>,
     revision: Revision,
     replayed: bool,
-    due: Due,
+    proof: Proof,
+    wait: Duration,
+}
+
+/// A change that was committed and is invalidated here.
+pub(super) struct Invalidation {
+    revision: Revision,
+    wait: Duration,
+    invalidated: Invalidated,
 }
 
 /// A change of one key.
@@ -115,9 +126,9 @@ impl App {
             }
             app.attempt(&caller, &mutation).await
         }));
-        let Made { api_key, key, revision, replayed, due } = task.await.map_err(Error::fault)??;
+        let Made { api_key, key, revision, replayed, proof, wait } = task.await.map_err(Error::fault)??;
         let patience = if M::IS_ENFORCED { patience } else { Patience { no_wait: true, ..patience } };
-        let enforcement = self.enforced(due, patience).await;
+        let enforcement = self.enforced(proof, wait, patience).await;
         Ok(Answer { api_key, key, revision, replayed, enforcement })
     }
 
@@ -133,16 +144,17 @@ impl App {
                 let Head { revision, wait, .. } = tx.feed_state().await?;
                 tx.rollback().await?;
                 let Settled { api_key, replayed: key } = *settled;
-                // The change that had been made may be as young as a change can be.
-                Ok(Made { api_key, replayed: key.is_some(), key, revision, due: self.due_after(wait) })
+                // The change that had been made may be as young as a change can be, and not known here (step 12).
+                let proof = Proof::Unproved(self.unproved(&api_key, revision.clone()));
+                Ok(Made { api_key, replayed: key.is_some(), key, revision, proof, wait })
             }
             Step::Change(proposal) => {
                 let numbered = tx.number().await?;
                 crate::seeded::numbered();
                 self.judge_again(&numbered, caller, mutation, &proposal, now).await?;
                 let Proposal { after: api_key, key, event, .. } = *proposal;
-                let Committed { revision, wait } = self.commit(numbered, event).await?;
-                Ok(Made { api_key, key, revision, replayed: false, due: self.due_after(wait) })
+                let Invalidation { revision, wait, invalidated } = self.commit(numbered, event).await?;
+                Ok(Made { api_key, key, revision, replayed: false, proof: Proof::Committed(invalidated), wait })
             }
         }
     }
@@ -166,14 +178,17 @@ impl App {
 }
 
 impl App {
-    /// Commits a change, and forgets here what it touched before anybody can be told of it.
-    pub(super) async fn commit(&self, numbered: Numbered, event: AuditEvent) -> Result<Committed> {
-        let (key, action) = (event.key_id, event.action);
-        let revision = numbered.revision().clone();
-        let outcome = numbered.commit(event, i64::from_be_bytes(Self::random_bytes()?)).await;
-        // Whatever came of it: to forget what was not changed costs a read.
-        self.freshness.forget(key, action, &revision);
-        outcome
+    /// Commits a change, and invalidates here what it touched before anything can be said of it, however long the commit
+    /// takes (step 12 of the argument in `freshness`). A commit that failed drops nothing: if it happened all the same,
+    /// the poller learns of it.
+    pub(super) async fn commit(&self, numbered: Numbered, event: AuditEvent) -> Result<Invalidation> {
+        let (key, change) = (event.key_id, (event.action, event.version));
+        let (freshness, clock) = (Arc::clone(&self.freshness), Arc::clone(&self.clock));
+        let invalidate = move |Committed { revision, wait }: Committed| {
+            let invalidated = freshness.invalidate(key, change, &revision, || Moment::now(&*clock));
+            Invalidation { revision, wait, invalidated }
+        };
+        numbered.commit(event, i64::from_be_bytes(Self::random_bytes()?), invalidate).await
     }
 
     /// Judges a caller once more, by its key as it is committed now, or by `own` if that is given.

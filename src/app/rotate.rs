@@ -60,9 +60,6 @@ impl App {
         // Hashing takes long, so it is done before the transaction, for a key that the caller may change.
         let key = self.store.api_key_find_even_deleted(&reach, target.id).await?.ok_or(Error::NotFound)?;
         caller.require_change_of(&key)?;
-        if target.id == caller.key_id() && overlap < LEAST_OWN_OVERLAP {
-            return Err(Precondition::OverlapRequired.into());
-        }
         let ring = self.ring();
         let shown = Arc::new(
             self.settings
@@ -79,6 +76,22 @@ impl App {
             .fingerprint();
         let request = request_id.map(|request_id| RequestKey { caller: caller.key_id(), request_id });
         self.change(caller, patience, Rotate { target, overlap, credential, shown, request, fingerprint }).await
+    }
+}
+
+impl Rotate {
+    /// What keeps a key that rotates itself from locking its holder out. Judged under the lock of the row, and only when
+    /// there is nothing to replay: the secret that this very rotation retires may ask for its answer again.
+    fn require_own(&self, caller: &Caller, key: &ApiKey, now: Time) -> Result<()> {
+        if caller.credential_id() != key.current {
+            return Err(Precondition::SecretNotCurrent.into());
+        }
+        if self.overlap < LEAST_OWN_OVERLAP {
+            return Err(Precondition::OverlapRequired.into());
+        }
+        let is_young = key.retiring.as_ref().is_some_and(|retiring| now < retiring.expire_time)
+            && key.rotate_time.is_some_and(|began| now < began.saturating_add(LEAST_OWN_OVERLAP));
+        if is_young { Err(Precondition::OverlapTooYoung.into()) } else { Ok(()) }
     }
 }
 
@@ -107,6 +120,9 @@ impl Mutation for Rotate {
                 return Err(Precondition::KeyExpired.into());
             }
             State::Disabled | State::NotYetValid | State::Active => {}
+        }
+        if self.target.id == caller.key_id() {
+            self.require_own(caller, &before, now)?;
         }
         let retiring = (!self.overlap.is_zero())
             .then(|| Retiring { credential_id: before.current, expire_time: now.saturating_add(self.overlap) });

@@ -44,7 +44,7 @@ enum FeedCommand {
     /// A longer lease lets them ride out a longer fail-over, and lets each Delete, Rotate and Update wait as much longer.
     /// A shorter one shortens that wait once the longer leases have run out, which this command waits for.
     Lease {
-        /// From 500ms to 60s; 1s in a new database
+        /// From 500ms to 10s; 1s in a new database
         #[arg(value_name = "DURATION", value_parser = lease)]
         length: Duration,
         #[command(flatten)]
@@ -161,7 +161,7 @@ async fn wait(settings: &Settings, wait: Duration) {
 /// Reads the length of a lease.
 fn lease(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(length) if (Duration::from_millis(500)..=Duration::from_secs(60)).contains(&length) => Ok(length),
-        _ => Err("no length of a lease; write one from 500ms to 60s, such as 2s".to_owned()),
+        Ok(length) if (Duration::from_millis(500)..=Duration::from_secs(10)).contains(&length) => Ok(length),
+        _ => Err("no length of a lease; write one from 500ms to 10s, such as 2s".to_owned()),
     }
 }

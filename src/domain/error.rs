@@ -80,6 +80,8 @@ pub enum Precondition {
     LastAdministrator,
     /// The caller would rotate its own key with an overlap under 15 minutes.
     OverlapRequired,
+    /// The caller would rotate its own key within 15 minutes of the rotation before, and end that one's overlap.
+    OverlapTooYoung,
     /// The `request_id` had another meaning before.
     RequestIdReused,
     /// The secret that the `request_id` made was rotated away.
@@ -88,6 +90,8 @@ pub enum Precondition {
     RevisionAhead,
     /// The `min_revision` is of another history of the database.
     RevisionOfAnotherHistory,
+    /// The caller would rotate its own key with a secret that is being retired.
+    SecretNotCurrent,
 }
 
 /// What is missing for now.
@@ -194,6 +198,12 @@ impl fmt::Display for Precondition {
             Self::OverlapRequired => {
                 "a key that rotates itself needs an overlap of at least 15 minutes, or a lost answer would lock its \
                  holder out"
+            }
+            Self::OverlapTooYoung => {
+                "a key that rotates itself may not end an overlap that began less than 15 minutes ago; try again later"
+            }
+            Self::SecretNotCurrent => {
+                "a key that rotates itself has to call with its current secret, not with the one that is being retired"
             }
             Self::RequestIdReused => {
                 "this request_id was used before for a request with another meaning; choose a new one"

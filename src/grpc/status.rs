@@ -64,6 +64,8 @@ pub fn code(reason: ErrorReason) -> Code {
         | ErrorReason::KeyExpired
         | ErrorReason::LastAdministrator
         | ErrorReason::OverlapRequired
+        | ErrorReason::OverlapTooYoung
+        | ErrorReason::SecretNotCurrent
         | ErrorReason::RequestIdReused
         | ErrorReason::RequestIdSuperseded
         | ErrorReason::RevisionAhead
@@ -98,6 +100,8 @@ pub fn reason(error: &Error) -> ErrorReason {
         Error::Precondition(Precondition::KeyExpired) => ErrorReason::KeyExpired,
         Error::Precondition(Precondition::LastAdministrator) => ErrorReason::LastAdministrator,
         Error::Precondition(Precondition::OverlapRequired) => ErrorReason::OverlapRequired,
+        Error::Precondition(Precondition::OverlapTooYoung) => ErrorReason::OverlapTooYoung,
+        Error::Precondition(Precondition::SecretNotCurrent) => ErrorReason::SecretNotCurrent,
         Error::Precondition(Precondition::RequestIdReused) => ErrorReason::RequestIdReused,
         Error::Precondition(Precondition::RequestIdSuperseded) => ErrorReason::RequestIdSuperseded,
         Error::Precondition(Precondition::RevisionAhead) => ErrorReason::RevisionAhead,

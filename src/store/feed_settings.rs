@@ -62,7 +62,9 @@ impl Store {
         let update = feed_head::Entity::update_many()
             .col_expr(feed_head::Column::WaitMs, Expr::value(milliseconds(wait)?))
             .filter(feed_head::Column::Id.eq(HEAD))
-            .filter(feed_head::Column::LeaseChanges.eq(set.lease_changes));
+            .filter(feed_head::Column::LeaseChanges.eq(set.lease_changes))
+            // Whatever set the lease: the wait is never under a lease and its twentieth.
+            .filter(Expr::col(feed_head::Column::LeaseMs).mul(21).add(19).div(20).lte(milliseconds(wait)?));
         Ok(self.bounded("feed_sink_wait", update.exec(&self.writer)).await?.rows_affected == 1)
     }
 
@@ -80,8 +82,11 @@ impl Store {
         for (column, value) in columns {
             update = update.col_expr(column, value);
         }
-        exactly_one("feed_set", self.bounded("feed_set", update.exec(&self.writer)).await?.rows_affected)?;
-        self.feed_state().await
+        // What was set, by the statement that set it: a second one might show what another operator set meanwhile, and
+        // the wait would sink on that one's guard.
+        let mut set = self.bounded("feed_set", update.exec_with_returning(&self.writer)).await?;
+        exactly_one("feed_set", set.len() as u64)?;
+        set.pop().map(Head::from).ok_or_else(|| Error::fault("feed_head has no row"))
     }
 }
 

@@ -14,6 +14,9 @@ use crate::domain::{
     error::{Error, Unavailable},
 };
 
+/// How long a commit is followed whose caller was answered that its outcome is unknown. After it only a poll tells.
+const LONGEST_COMMIT: Duration = Duration::from_secs(60);
+
 /// A transaction in which keys are changed. Dropped without [`Numbered::commit`], it changes nothing.
 #[expect(clippy::struct_field_names, reason = "it is the transaction")]
 pub struct Tx {
@@ -151,22 +154,38 @@ impl Numbered {
         &self.tx
     }
 
-    /// Commits the change with its row in the feed, marked by a random `nonce`, and its audit entry.
+    /// Commits the change with its row in the feed, marked by a random `nonce`, and its audit entry. Once it is known to
+    /// be committed, `then` is called, before anything else can learn of it from here: also when that takes longer than
+    /// the time-out, for the commit goes on although its caller was answered.
     ///
     /// # Errors
     /// [`Error::CommitOutcomeUnknown`] if the database did not say whether it committed; anything else changed nothing.
-    pub async fn commit(self, event: AuditEvent, nonce: i64) -> Result<Committed> {
-        let Self { tx, head: Head { revision, wait, .. } } = self;
-        tx.change_log_insert(&revision, &event, nonce).await?;
-        tx.audit_insert(&revision, &event).await?;
+    pub async fn commit<T: Send + 'static>(
+        self,
+        event: AuditEvent,
+        nonce: i64,
+        then: impl FnOnce(Committed) -> T + Send + 'static,
+    ) -> Result<T> {
+        let Self { tx: Tx { tx, calls, timeout, .. }, head: Head { revision, wait, .. } } = {
+            self.tx.change_log_insert(&self.head.revision, &event, nonce).await?;
+            self.tx.audit_insert(&self.head.revision, &event).await?;
+            self
+        };
         let commit = async {
-            match tokio::time::timeout(tx.timeout, tx.tx.commit()).await {
-                Ok(Ok(())) => Ok(Committed { revision, wait }),
-                Ok(Err(error)) => Err(failure::of_commit(error)),
+            // In a task of its own: a commit that is dropped half way may happen all the same, with nothing to tell.
+            let committing = tokio::spawn(async move {
+                match tokio::time::timeout(LONGEST_COMMIT, tx.commit()).await {
+                    Ok(Ok(())) => Ok(then(Committed { revision, wait })),
+                    Ok(Err(error)) => Err(failure::of_commit(error)),
+                    Err(late) => Err(Error::CommitOutcomeUnknown(late.into())),
+                }
+            });
+            match tokio::time::timeout(timeout, committing).await {
+                Ok(ended) => ended.map_err(|panicked| Error::CommitOutcomeUnknown(panicked.into()))?,
                 Err(late) => Err(Error::CommitOutcomeUnknown(late.into())),
             }
         };
-        tx.calls.watch("commit", Box::pin(commit)).await
+        calls.watch("commit", Box::pin(commit)).await
     }
 }
 

@@ -226,7 +226,7 @@ async fn an_embedded_database_is_told_of_changes_by_hand_while_it_is_stopped() {
     let wrong = Program::new(folder.path()).args(&["feed", "lease", "1ms"]).run();
     assert_eq!(wrong.code, Some(2));
     insta::assert_snapshot!(wrong.told(), @"
-    error: invalid value '1ms' for '<DURATION>': no length of a lease; write one from 500ms to 60s, such as 2s
+    error: invalid value '1ms' for '<DURATION>': no length of a lease; write one from 500ms to 10s, such as 2s
 
     For more information, try '--help'.
     ");

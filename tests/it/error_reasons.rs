@@ -131,6 +131,11 @@ async fn wrong_states(service: &Service, provoked: &mut Provoked) {
     let first = get(service.admin(), "self").await.unwrap();
     provoked.note(ErrorReason::LastAdministrator, delete(service.admin(), &first.id).await);
     provoked.note(ErrorReason::OverlapRequired, rotate(service.admin(), &first.id, 0).await);
+    let own = proto::ApiKey { scopes: vec![scope::KEYS_WRITE.into()], ..key_of("acme", &[]) };
+    let own = service.make(own).await;
+    let rotated = rotate(service.client(&own.key), &own.id, 900).await.unwrap();
+    provoked.note(ErrorReason::SecretNotCurrent, rotate(service.client(&own.key), &own.id, 900).await);
+    provoked.note(ErrorReason::OverlapTooYoung, rotate(service.client(&rotated.key), &own.id, 900).await);
     let stale = proto::ApiKey { etag: "\"0\"".into(), ..Default::default() };
     provoked.note(ErrorReason::EtagMismatch, update(service.admin(), &expired.id, &["labels"], stale).await);
 
@@ -311,6 +316,8 @@ on_every_engine! {
         RequestIdSuperseded: the secret that this request_id made was rotated away since; choose a new request_id
         RevisionAhead: min_revision is of a later state than the database is in: it was restored, or the revision is of another deployment
         RevisionOfAnotherHistory: min_revision is of another history of the database, which has a new one since it was restored or changed by hand; ask without it, or with a revision of today
+        OverlapTooYoung: a key that rotates itself may not end an overlap that began less than 15 minutes ago; try again later
+        SecretNotCurrent: a key that rotates itself has to call with its current secret, not with the one that is being retired
         EtagMismatch: the key was changed since this etag was read; Get it again and decide anew
         DatabaseUnavailable: the database does not answer or takes no changes now; nothing was changed
         RootSecretNotMounted: the root secret `1` is in use but not mounted on this replica

@@ -187,7 +187,7 @@ async fn insert(store: &Store, shown: &KeyString) -> KeyId {
     };
     let tx = store.begin().await.unwrap();
     tx.api_key_insert(&key, &credential).await.unwrap();
-    tx.number().await.unwrap().commit(event(&key, Action::Create), 7).await.unwrap();
+    tx.number().await.unwrap().commit(event(&key, Action::Create), 7, |committed| committed).await.unwrap();
     id
 }
 
@@ -268,10 +268,10 @@ async fn case_19_writers_that_commit_out_of_order_or_not_at_all_leave_no_hole() 
         let first_event = disabled(&first, ids[0]).await;
         let second = store.begin().await.unwrap();
         let second_event = disabled(&second, ids[1]).await;
-        let second = second.number().await.unwrap().commit(second_event, 2).await.unwrap();
+        let second = second.number().await.unwrap().commit(second_event, 2, |committed| committed).await.unwrap();
         let third = store.begin().await.unwrap();
         drop(third.number().await.unwrap());
-        let first = first.number().await.unwrap().commit(first_event, 1).await.unwrap();
+        let first = first.number().await.unwrap().commit(first_event, 1, |committed| committed).await.unwrap();
         assert_eq!(first.revision.seq(), second.revision.seq() + 1);
         eventually("both changes are known", || async {
             let codes = [two.decision(&made[0].key).await, two.decision(&made[1].key).await];

@@ -7,7 +7,7 @@ use tonic::Status;
 
 use crate::{
     calls::{self, delete, get, refusal, refused_for, rotate, update, without_use},
-    harness::{Engine, Service, key_of},
+    harness::{Engine, Service, key_of, reason},
 };
 
 async fn create(service: &Service, caller: &str, api_key: proto::ApiKey) -> Result<proto::ApiKey, Status> {
@@ -141,5 +141,46 @@ on_every_engine! {
         let before = calls::head(&service).await;
         insta::assert_snapshot!(refusal(create(&service, &caller.key, key_of("acme", &[])).await), @"Unauthenticated CREDENTIALS_INVALID: the key string in `authorization` is not one that is accepted now");
         assert_eq!(calls::head(&service).await, before);
+    }
+}
+
+on_every_engine! {
+    async fn case_51_a_key_that_rotates_itself_is_never_locked_out(service: Service) {
+        let made = service.make(proto::ApiKey {
+            scopes: vec![scope::KEYS_WRITE.into()],
+            ..key_of("acme", &[])
+        }).await;
+        let rotation = |request_id: &str| proto::RotateRequest {
+            id: made.id.clone(),
+            overlap: Some(prost_types::Duration { seconds: 900, nanos: 0 }),
+            request_id: request_id.into(),
+            no_wait: true,
+            ..Default::default()
+        };
+        let by = |key: &str, request_id: &str| {
+            let (mut client, request) = (service.client(key), rotation(request_id));
+            async move { client.rotate(request).await.map(tonic::Response::into_inner) }
+        };
+        // Two at once: one is made.
+        let (one, two) = tokio::join!(by(&made.key, "first-rotation-1"), by(&made.key, "first-rotation-2"));
+        let (request_id, rotated, other) = match (one, two) {
+            (Ok(one), Err(two)) => ("first-rotation-1", one, two),
+            (Err(one), Ok(two)) => ("first-rotation-2", two, one),
+            _ => panic!("not exactly one was made"),
+        };
+        assert_eq!((other.code(), reason(&other).as_str()), (tonic::Code::FailedPrecondition, "SECRET_NOT_CURRENT"));
+        // The answer was lost: the secret that is being retired asks for it again, and for no other.
+        let again = by(&made.key, request_id).await.unwrap();
+        assert!(again.replayed);
+        assert_eq!(again.key, rotated.key);
+        let new = by(&made.key, "second-rotation-1").await.err().unwrap();
+        assert_eq!(reason(&new), "SECRET_NOT_CURRENT");
+        let soon = by(&rotated.key, "second-rotation-1").await.err().unwrap();
+        assert_eq!((soon.code(), reason(&soon).as_str()), (tonic::Code::FailedPrecondition, "OVERLAP_TOO_YOUNG"));
+        for key in [&made.key, &rotated.key] {
+            assert_eq!(service.decision(key).await, proto::DecisionCode::Valid);
+        }
+        service.clock.advance(std::time::Duration::from_secs(900));
+        by(&rotated.key, "second-rotation-2").await.map(drop).unwrap();
     }
 }

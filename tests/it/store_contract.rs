@@ -72,7 +72,14 @@ fn event(key: &ApiKey, action: Action) -> AuditEvent {
 async fn insert(store: &Store, key: &ApiKey) -> i64 {
     let tx = store.begin().await.unwrap();
     tx.api_key_insert(key, &credential(key.id.as_bytes()[0])).await.unwrap();
-    tx.number().await.unwrap().commit(event(key, Action::Create), 5).await.unwrap().revision.seq()
+    tx.number()
+        .await
+        .unwrap()
+        .commit(event(key, Action::Create), 5, |committed| committed)
+        .await
+        .unwrap()
+        .revision
+        .seq()
 }
 
 async fn find(store: &Store, key: &ApiKey) -> Option<ApiKey> {
@@ -104,7 +111,7 @@ on_every_engine! {
         wanted.not_before_time = None;
         let tx = test.store.begin().await.unwrap();
         tx.api_key_save(&wanted).await.unwrap();
-        tx.number().await.unwrap().commit(event(&wanted, Action::Delete), 6).await.unwrap();
+        tx.number().await.unwrap().commit(event(&wanted, Action::Delete), 6, |committed| committed).await.unwrap();
         assert_eq!(find(&test.store, &wanted).await.unwrap(), wanted);
     }
 }
@@ -169,7 +176,7 @@ on_every_engine! {
                             drop(numbered);
                             return Ok(None);
                         }
-                        numbered.commit(event(&key, Action::Create), i64::from(number)).await.map(Some)
+                        numbered.commit(event(&key, Action::Create), i64::from(number), |committed| committed).await.map(Some)
                     };
                     match attempt.await {
                         Err(Error::Unavailable(Unavailable::Contended(_) | Unavailable::Database(_))) => {}
@@ -267,7 +274,7 @@ on_every_engine! {
         let note = async |request: &RequestKey| {
             let tx = test.store.begin().await.unwrap();
             tx.request_insert(request, &replay).await?;
-            tx.number().await.unwrap().commit(event(&wanted, Action::Create), 1).await.map(drop)
+            tx.number().await.unwrap().commit(event(&wanted, Action::Create), 1, |committed| committed).await.map(drop)
         };
         note(&request).await.unwrap();
         assert!(matches!(note(&request).await, Err(Error::Unavailable(Unavailable::Contended(_)))));
@@ -294,7 +301,7 @@ on_every_engine! {
         assert_eq!(test.store.api_key_list_due_for_purge(due, 9).await.unwrap(), [gone.id]);
         let tx = test.store.begin().await.unwrap();
         tx.api_key_purge(gone.id).await.unwrap();
-        tx.number().await.unwrap().commit(event(&gone, Action::Purge), 1).await.unwrap();
+        tx.number().await.unwrap().commit(event(&gone, Action::Purge), 1, |committed| committed).await.unwrap();
         assert!(find(&test.store, &gone).await.is_none());
         assert!(test.store.validation_read_even_deleted(gone.current).await.unwrap().found.is_none());
         let tx = test.store.begin().await.unwrap();
@@ -326,7 +333,7 @@ on_every_engine! {
             let wanted = key(1, "claviger");
             let tx = test.store.begin().await.unwrap();
             tx.bootstrap_insert(wanted.current, wanted.create_time).await?;
-            tx.number().await.unwrap().commit(event(&wanted, Action::Create), 1).await.map(drop)
+            tx.number().await.unwrap().commit(event(&wanted, Action::Create), 1, |committed| committed).await.map(drop)
         };
         assert!(!test.store.bootstrap_is_done().await.unwrap());
         note().await.unwrap();
@@ -399,7 +406,7 @@ async fn a_frozen_writer_cannot_stop_a_revocation_on_postgres() {
         let attempt = async {
             let tx = test.store.begin().await?;
             tx.api_key_save(&changed).await?;
-            tx.number().await?.commit(event(&changed, Action::Update), 1).await
+            tx.number().await?.commit(event(&changed, Action::Update), 1, |committed| committed).await
         };
         match attempt.await {
             Ok(_) => break,
@@ -407,7 +414,10 @@ async fn a_frozen_writer_cannot_stop_a_revocation_on_postgres() {
             Err(other) => panic!("{other:?}"),
         }
     }
-    assert!(frozen.commit(event(&mine, Action::Create), 2).await.is_err(), "the frozen one changes nothing any more");
+    assert!(
+        frozen.commit(event(&mine, Action::Create), 2, |committed| committed).await.is_err(),
+        "the frozen one changes nothing any more"
+    );
     assert_eq!(find(&test.store, &changed).await.unwrap().display_name, "revoked");
     assert!(find(&test.store, &mine).await.is_none());
 }

@@ -29,7 +29,7 @@ async fn change(store: &Store, key: u8, action: Action) -> i64 {
         note: String::new(),
     };
     let tx = store.begin().await.unwrap();
-    tx.number().await.unwrap().commit(event, i64::from(key) * 7).await.unwrap().revision.seq()
+    tx.number().await.unwrap().commit(event, i64::from(key) * 7, |committed| committed).await.unwrap().revision.seq()
 }
 
 async fn poll(store: &Store, applied: Option<i64>) -> Polled {
@@ -138,7 +138,20 @@ on_every_engine! {
             reason: DeleteReason::Unspecified,
             note: String::new(),
         };
-        assert_eq!(numbered.commit(event, 1).await.unwrap().wait, 2 * second);
+        assert_eq!(numbered.commit(event, 1, |committed| committed).await.unwrap().wait, 2 * second);
+    }
+}
+
+on_every_engine! {
+    async fn case_47_a_wait_never_sinks_under_the_lease_that_another_operator_set(test: TestStore) {
+        let second = Duration::from_secs(1);
+        let short = test.store.feed_set_lease(second, 2 * second).await.unwrap();
+        let long = test.store.feed_set_lease(10 * second, 11 * second).await.unwrap();
+        assert_ne!(short.lease_changes, long.lease_changes, "each is answered what it set itself");
+        assert!(!test.store.feed_sink_wait(&short, 2 * second).await.unwrap());
+        assert!(!test.store.feed_sink_wait(&long, 2 * second).await.unwrap(), "not even under its own guard");
+        let head = test.store.feed_state().await.unwrap();
+        assert_eq!((head.lease, head.wait), (10 * second, 11 * second));
     }
 }
 

@@ -1,12 +1,12 @@
-//! Waiting until no replica can answer on the state before a change (step 11 of the argument).
+//! Waiting until no replica can answer on the state before a change (steps 11 and 12 of the argument).
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::invalidated::{Invalidated, Unproved};
 use crate::{
     app::App,
-    clock::Uptime,
     domain::Time,
     seeded::{self, Bug},
     store::Engine,
@@ -35,24 +35,40 @@ pub struct Enforcement {
     pub time: Time,
 }
 
-/// When a wait is over.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::app) struct Due {
-    uptime: Uptime,
-    time: Time,
+/// What shows that this process has invalidated what a change touched.
+#[derive(Debug)]
+pub(in crate::app) enum Proof {
+    /// This call committed the change.
+    Committed(Invalidated),
+    /// This call committed nothing, and has to wait for a poll.
+    Unproved(Unproved),
 }
 
-impl App {
-    /// When what was committed before now is enforced, if the wait that every replica agrees on is `wait`.
-    pub(in crate::app) fn due_after(&self, wait: Duration) -> Due {
-        // One process is all there is: it has forgotten what it knew before this is asked.
-        let wait = if self.store.engine() == Engine::Sqlite { Duration::ZERO } else { wait };
-        Due { uptime: self.clock.uptime().after(wait), time: self.clock.now().saturating_add(wait) }
-    }
+/// A call that has no deadline waits this long for a poll.
+const LONGEST_PROOF: Duration = Duration::from_secs(5);
 
-    /// Waits until `due`, as far as `patience` goes.
-    pub(in crate::app) async fn enforced(&self, due: Due, patience: Patience) -> Enforcement {
-        let Due { uptime: due, time } = due;
+impl App {
+    /// Waits until what `proof` is of is enforced, as far as `patience` goes, if the wait that every replica agrees on is
+    /// `wait`.
+    pub(in crate::app) async fn enforced(&self, proof: Proof, wait: Duration, patience: Patience) -> Enforcement {
+        // One process is all there is: it has forgotten what it knew once there is a proof.
+        let wait = if self.store.engine() == Engine::Sqlite { Duration::ZERO } else { wait };
+        let invalidated = match proof {
+            Proof::Committed(invalidated) => invalidated,
+            Proof::Unproved(unproved) => {
+                let not_proved = Enforcement { enforced: false, time: unproved.read.time.saturating_add(wait) };
+                if patience.no_wait {
+                    return not_proved;
+                }
+                let until = patience.deadline.unwrap_or_else(|| Instant::now() + LONGEST_PROOF);
+                match self.freshness.prove(unproved, until).await {
+                    Some(invalidated) => invalidated,
+                    None => return not_proved,
+                }
+            }
+        };
+        let since = invalidated.since();
+        let (due, time) = (since.uptime.after(wait), since.time.saturating_add(wait));
         if seeded::bug(Bug::EnforcementNotWaited) {
             return Enforcement { enforced: true, time };
         }

@@ -71,6 +71,7 @@ mod bounded;
 pub mod enforce;
 mod fill;
 mod follow;
+mod invalidated;
 mod lease;
 mod memory;
 mod poller;
@@ -91,6 +92,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 pub(super) use self::{
+    invalidated::{Invalidated, Moment},
     memory::{Found, Generation, Stored},
     scatter::Scatter,
     spread::Spread,
@@ -101,14 +103,14 @@ pub use self::{
 };
 
 use self::{
-    absent::Absent, fill::Flights, follow::Followed, lease::Lease, memory::Memory, recall::Recalled, revoked::Revoked,
+    absent::Absent, fill::Flights, follow::Followed, invalidated::KnownChanges, lease::Lease, memory::Memory,
+    recall::Recalled, revoked::Revoked,
 };
 use super::App;
 use crate::{
     clock::Clock,
     domain::{
-        CredentialId, Error, KeyId,
-        audit_event::Action,
+        CredentialId, Error,
         error::{Cause, Unavailable},
         key_string::Digest,
         pass::Pass,
@@ -167,6 +169,8 @@ pub struct Freshness {
     flights: Flights,
     settings: Settings,
     is_alone: bool,
+    /// Since when changes are known to be committed.
+    known: KnownChanges,
     /// Polls that were begun.
     polls: AtomicU64,
     /// The last poll that brought all there was.
@@ -192,6 +196,7 @@ impl Freshness {
             flights: Flights::default(),
             settings,
             is_alone: engine == Engine::Sqlite,
+            known: KnownChanges::default(),
             polls: AtomicU64::new(0),
             confirmed: watch::Sender::new(0),
             poked: Notify::new(),
@@ -210,14 +215,6 @@ impl Freshness {
 
     fn database_answered(&self, yes: bool) {
         self.answers.store(yes, Ordering::Relaxed);
-    }
-
-    /// Forgets what a committed change of this process touched, before anybody is told of it (step 11).
-    pub(super) fn forget(&self, key: KeyId, action: Action, revision: &Revision) {
-        if action.makes_a_credential() {
-            self.on.absent.forget_before(revision.seq());
-        }
-        self.on.memory.drop_key(key, revision.seq());
     }
 
     /// What memory says about a credential, if it may be believed now.

@@ -73,6 +73,7 @@ impl App {
                     "the poller of the feed panicked and begins anew"
                 );
                 poller.follower.drop_everything(&self.freshness.on);
+                self.freshness.known.forget_everything();
                 *poller = self.poller();
                 AFTER_FAILURE
             }
@@ -94,7 +95,13 @@ impl App {
             if seeded::bug(Bug::LeaseFromPollEnd) {
                 began = self.clock.uptime();
             }
-            match poller.follower.apply(&answer, began, &freshness.on) {
+            let applied = poller.follower.applied();
+            let outcome = poller.follower.apply(&answer, began, &freshness.on);
+            if matches!(outcome, Outcome::UpToDate | Outcome::Behind) {
+                // Before the poll is confirmed: who waits for it finds here since when a change is known (step 12).
+                freshness.known.note_polled(&answer, applied, self.known_now());
+            }
+            match outcome {
                 Outcome::UpToDate => {
                     freshness.was_fresh.store(true, Ordering::SeqCst);
                     freshness.confirmed.send_replace(number);
@@ -107,6 +114,7 @@ impl App {
                     return Err(super::not_the_writer());
                 }
                 Outcome::Dropped(anomaly) => {
+                    freshness.known.forget_everything();
                     freshness.counters.anomalies.fetch_add(1, Ordering::Relaxed);
                     self.alarms.count(Alarm::FeedAnomaly);
                     tracing::error!(
