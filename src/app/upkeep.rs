@@ -42,7 +42,7 @@ impl App {
     }
 
     async fn erase_sealed(&self, now: Time) -> Result<()> {
-        self.store.request_erase_sealed_before(now.saturating_sub(SHOWN_AGAIN_FOR)).await.map(drop)
+        self.store.sealed_replay_erase_before(now.saturating_sub(SHOWN_AGAIN_FOR)).await.map(drop)
     }
 
     async fn purge_due(&self, now: Time) -> Result<()> {

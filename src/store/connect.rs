@@ -4,7 +4,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -106,7 +106,16 @@ impl Store {
             });
         }
         let calls = Arc::new(Calls::new(address.engine()));
-        Ok(Self { reader, writer, address: address.clone(), statements, calls, timeout: options.timeout })
+        Ok(Self {
+            reader,
+            writer,
+            address: address.clone(),
+            statements,
+            calls,
+            timeout: options.timeout,
+            // What an earlier process erased last may be in it.
+            wal_holds_erased: AtomicBool::new(true),
+        })
     }
 }
 
@@ -180,6 +189,8 @@ fn sqlite(path: &Path, connections: u32, options: Options, read_only: bool) -> C
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(options.timeout)
+            // What is deleted is overwritten with zeros.
+            .pragma("secure_delete", "on")
             .foreign_keys(true);
         if read_only { sqlite.pragma("query_only", "on") } else { sqlite }
     });

@@ -13,6 +13,7 @@
 mod api_keys;
 mod audit;
 mod calls;
+mod compaction;
 mod connect;
 mod conversion;
 mod deployment;
@@ -25,6 +26,7 @@ mod refusals;
 mod request_ids;
 mod rows;
 mod schema;
+mod sealed_replays;
 mod tx;
 mod usage;
 
@@ -32,7 +34,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -48,6 +50,7 @@ pub use feed_reader::{FeedReader, LoggedChange, Polled};
 pub use lists::{ListFilter, Position};
 pub use refusals::RefusedAct;
 pub use request_ids::{Replay, RequestKey};
+pub use sealed_replays::Sealed;
 pub use tx::{Committed, Numbered, Tx};
 pub use usage::LastUse;
 
@@ -61,6 +64,8 @@ pub struct Store {
     statements: Arc<AtomicU64>,
     calls: Arc<Calls>,
     timeout: Duration,
+    /// Whether the write-ahead log of an embedded database may still hold what was erased.
+    wal_holds_erased: AtomicBool,
 }
 
 /// The engines that the contract suite holds for.

@@ -42,6 +42,7 @@ mod crash_loop;
 mod decisions;
 mod descriptors;
 mod enforcement;
+mod erasure;
 mod error_reasons;
 mod every_rpc;
 mod layers;
