@@ -3,7 +3,7 @@
 //! # The way through
 //!
 //! ```text
-//! main → cli → server → grpc → app → store → domain        config, data_folder, launch, telemetry, tls: beside server
+//! main → cli → server → grpc → app → store → domain        config, data_folder, database_file, launch, telemetry, tls: beside server
 //!                         └──────────────────↗             clock, trace: leaves
 //! ```
 //!
@@ -76,6 +76,8 @@ pub mod server;
 pub mod launch;
 
 pub mod data_folder;
+
+pub mod database_file;
 
 pub mod config;
 

@@ -1,6 +1,7 @@
 //! The server: services, layers, workers, and their end.
 
 mod connection;
+mod database_file;
 mod door;
 mod handshake;
 mod listener;
@@ -63,6 +64,11 @@ pub enum ServeError {
     /// Reflection could not be put together.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The file of the embedded database is not the one that was opened.
+    #[error(
+        "the database file changed under the running service: {0}. What was committed since may be lost; see the README on restores"
+    )]
+    DatabaseFile(String),
     /// A worker in the background ended.
     #[error("the worker for {0} died")]
     Worker(&'static str),
@@ -148,6 +154,7 @@ pub async fn serve(
             transport_ended = true;
             ended.unwrap_or(Ok(())).map_err(ServeError::from).and(Err(ServeError::Worker("connections")))
         }
+        reason = database_file::changed(&app) => Err(ServeError::DatabaseFile(reason)),
         ended = workers.join_next() => Err(ServeError::Worker(match ended {
             Some(Ok(name)) => name,
             Some(Err(_)) | None => "the background",

@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,7 +18,7 @@ use sea_orm::{
     },
 };
 
-use super::{Engine, Store, calls::Calls, failure};
+use super::{Engine, Store, calls::Calls, failure, files::Identity};
 use crate::domain::{
     Result,
     error::{Cause, Error, Unavailable},
@@ -98,6 +98,10 @@ impl Store {
                 (connect(postgres(url, options)).await?, writer)
             }
         };
+        let opened = match address {
+            Address::Sqlite(path) => Some(Identity::of(path).map_err(Error::fault)?),
+            Address::Postgres(_) => None,
+        };
         let statements = Arc::new(AtomicU64::new(0));
         for connection in [&mut reader, &mut writer] {
             let statements = Arc::clone(&statements);
@@ -115,6 +119,8 @@ impl Store {
             timeout: options.timeout,
             // What an earlier process erased last may be in it.
             wal_holds_erased: AtomicBool::new(true),
+            opened,
+            files: OnceLock::new(),
         })
     }
 }
@@ -181,6 +187,9 @@ fn common(url: String, connections: u32, options: Options) -> ConnectOptions {
 
 fn sqlite(path: &Path, connections: u32, options: Options, read_only: bool) -> ConnectOptions {
     let mut out = common("sqlite:".to_owned(), connections, options);
+    // When the last connection closes, SQLite removes the write-ahead log. Were connections replaced from time to time,
+    // this could happen under the running service, which would take it for the work of another process.
+    out.max_lifetime(None).idle_timeout(None);
     let path = path.to_owned();
     out.map_sqlx_sqlite_opts(move |sqlite| {
         let sqlite = sqlite

@@ -21,6 +21,7 @@ mod failure;
 mod feed;
 mod feed_reader;
 mod feed_settings;
+mod files;
 mod lists;
 mod refusals;
 mod request_ids;
@@ -33,7 +34,7 @@ mod usage;
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -66,6 +67,9 @@ pub struct Store {
     timeout: Duration,
     /// Whether the write-ahead log of an embedded database may still hold what was erased.
     wal_holds_erased: AtomicBool,
+    /// The file of an embedded database when it was opened.
+    opened: Option<files::Identity>,
+    files: OnceLock<files::DatabaseFiles>,
 }
 
 /// The engines that the contract suite holds for.

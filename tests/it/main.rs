@@ -39,6 +39,7 @@ mod cases;
 mod checker_run;
 mod cli;
 mod crash_loop;
+mod database_file;
 mod decisions;
 mod descriptors;
 mod enforcement;
