@@ -114,9 +114,10 @@ pub fn require_first_start(
         name.push(suffix);
         PathBuf::from(name)
     };
-    let mut signs: Vec<PathBuf> = [beside(".lock"), beside("-wal")]
+    let mut signs: Vec<PathBuf> = admin_key
+        .map(Path::to_owned)
         .into_iter()
-        .chain(admin_key.map(Path::to_owned))
+        .chain([beside(".lock"), beside("-wal")])
         .filter(|sign| fs::symlink_metadata(sign).is_ok())
         .collect();
     signs.extend(root_secrets.filter(|folder| holds_files(folder)).map(Path::to_owned));

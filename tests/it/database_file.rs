@@ -130,9 +130,10 @@ fn case_69_a_file_that_is_removed_or_replaced_under_the_service_ends_it() {
             "claviger.db was replaced by another file",
         ),
         ("another name made", "ln claviger.db other.db", "claviger.db has 2 names (hard links) in place of one"),
-        ("the log removed", "rm claviger.db-wal", "claviger.db-wal was removed"),
+        // A connection that is opened meanwhile makes another one.
+        ("the log removed", "rm claviger.db-wal", "claviger.db-wal was "),
         ("the log replaced", "rm claviger.db-wal; touch claviger.db-wal", "claviger.db-wal was "),
-        ("the shared memory removed", "rm claviger.db-shm", "claviger.db-shm was removed"),
+        ("the shared memory removed", "rm claviger.db-shm", "claviger.db-shm was "),
     ];
     for (what, script, reason) in steps {
         let folder = tempfile::tempdir().unwrap();
