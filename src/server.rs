@@ -25,8 +25,8 @@ use crate::{
         freshness::{Poller, State, keep_fresh},
     },
     grpc::{
-        self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto, short_cut::ShortCutLayer,
-        stream::Ends,
+        self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto, screened::Screened,
+        short_cut::ShortCutLayer, stream::Ends,
     },
     telemetry::instruments,
 };
@@ -128,6 +128,7 @@ pub async fn serve(
     } else {
         (None, None)
     };
+    let format = Arc::new(app.key_format().clone());
     let outer = OuterLayer::new(settings.max_calls);
     let ends = Ends { stop: stop.clone(), age: settings.stream_age };
     let router = Server::builder()
@@ -141,8 +142,8 @@ pub async fn serve(
         .layer(ShortCutLayer::new(settings.short_cut.then(|| Arc::clone(&app)), outer.room()))
         .layer(outer)
         .add_service(health_service.max_decoding_message_size(grpc::MAX_REQUEST))
-        .add_optional_service(reflection_v1)
-        .add_optional_service(reflection_v1alpha)
+        .add_optional_service(reflection_v1.map(|service| Screened::new(Arc::clone(&format), service)))
+        .add_optional_service(reflection_v1alpha.map(|service| Screened::new(format, service)))
         .add_service(ApiKeys::server(&app, ends, settings.short_cut));
     let incoming = listener.incoming();
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));

@@ -14,6 +14,7 @@ pub mod outer;
 mod question;
 mod read;
 mod read_fields;
+pub mod screened;
 pub mod short_cut;
 pub mod status;
 pub mod stream;

@@ -40,7 +40,7 @@ use std::{
     time::Duration,
 };
 
-use sea_orm::{DatabaseConnection, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use self::calls::Calls;
 pub use api_keys::{Credential, Validation};
@@ -55,7 +55,7 @@ pub use sealed_replays::Sealed;
 pub use tx::{Committed, Numbered, Tx};
 pub use usage::LastUse;
 
-use crate::domain::Result;
+use crate::domain::{Result, Time};
 
 /// The database, on one of the engines.
 pub struct Store {
@@ -98,6 +98,24 @@ impl Store {
     /// `Unavailable`.
     pub async fn ping(&self) -> Result<()> {
         self.bounded("ping", self.reader.ping()).await
+    }
+
+    /// What time it is by the database server's clock; by this machine's if the database is embedded.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn database_time(&self) -> Result<Time> {
+        let (backend, micros) = match self.engine() {
+            Engine::Sqlite => (DbBackend::Sqlite, "SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER)"),
+            Engine::Postgres => {
+                (DbBackend::Postgres, "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)")
+            }
+        };
+        let ask = async {
+            let row = self.reader.query_one_raw(Statement::from_string(backend, micros)).await?;
+            row.ok_or_else(|| DbErr::RecordNotFound("the time".to_owned()))?.try_get_by_index(0)
+        };
+        self.bounded("database_time", ask).await.map(Time::from_micros)
     }
 
     /// Ends all connections.

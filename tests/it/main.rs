@@ -57,6 +57,7 @@ mod operation_embedded;
 mod operation_root_secrets;
 mod operation_start;
 mod ops;
+mod purge_clock;
 mod races;
 mod request_ids;
 mod rights;
