@@ -231,6 +231,17 @@ mod tests {
     }
 
     #[test]
+    fn case_63_what_holds_a_derived_key_is_wiped_when_dropped() {
+        fn wiped<T: zeroize::ZeroizeOnDrop>() {}
+        // Does not compile without the features `zeroize` of these crates. The states of HMAC and HKDF consist of those of
+        // SHA-256; the types themselves say nothing.
+        wiped::<Key>();
+        wiped::<Sha256>();
+        wiped::<hmac::digest::CtOutput<Hmac<Sha256>>>();
+        wiped::<chacha20poly1305::XChaCha20Poly1305>();
+    }
+
+    #[test]
     fn everything_derived_differs() {
         let root = root('0', 7);
         let replay_key = |id: &str| root.replay_key(&id.parse().unwrap());

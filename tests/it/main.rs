@@ -50,6 +50,7 @@ mod layers;
 mod leases;
 mod lists;
 mod memory;
+mod memory_protection;
 mod neighbour;
 mod neighbour_health;
 mod operation;
