@@ -208,3 +208,30 @@ async fn case_69_an_admin_key_of_another_deployment_is_kept_and_refused() {
     assert_snapshot!(refused(Program::new(folder.path())).told(), @"ERROR claviger::cli::serve: FOLDER/data/admin.key is not a key string of this deployment, and the database never had an administrator. Restore the database and the root secrets that the key was made with; or move the file away, and a new administrator is made");
     assert_eq!(fs::read_to_string(data(folder.path(), "admin.key")).unwrap(), foreign);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_61_an_upgrade_without_room_for_a_copy_says_so_and_tries_again() {
+    let folder = used_folder();
+    // As if it came from the schema before, large, and had not been compacted.
+    let url = format!("sqlite://{}", data(folder.path(), "claviger.db").display());
+    let database = Database::connect(ConnectOptions::new(url.clone())).await.unwrap();
+    let padding = "CREATE TABLE padding (text BLOB); INSERT INTO padding VALUES (randomblob(6000000)); \
+                   PRAGMA user_version = 0";
+    database.execute_unprepared(padding).await.unwrap();
+    database.close().await.unwrap();
+    let data_dir = data(folder.path(), "");
+    let small = format!(
+        "cp -a '{0}' '{0}.kept'; mount -t tmpfs -o size=12m,mode=700 none '{0}'; cp -a '{0}.kept'/. '{0}'",
+        data_dir.display().to_string().trim_end_matches('/')
+    );
+    let Some(program) = Program::among_mounts(folder.path(), &small) else { return };
+    let ended = program.serve().stop();
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.stderr.contains("the database could not be compacted"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("bytes have to be free in"), "{}", ended.stderr);
+    // With room it is done, once.
+    let ended = Program::new(folder.path()).serve().stop();
+    assert!(ended.stderr.contains("compacted the database"), "{}", ended.stderr);
+    let ended = Program::new(folder.path()).serve().stop();
+    assert!(!ended.stderr.contains("compacted"), "{}", ended.stderr);
+}

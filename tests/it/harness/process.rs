@@ -305,7 +305,8 @@ impl Output {
     }
 
     fn so_far(&self) -> String {
-        self.text.lock().unwrap().0.clone()
+        // Asked for when a wait for it has failed, which poisons the lock.
+        self.text.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.clone()
     }
 }
 
