@@ -10,9 +10,10 @@ use sea_orm_migration::prelude::*;
 
 mod m0001_keys;
 mod m0002_freshness;
+mod m0004_request_ids;
 
 /// The schema that this binary makes and expects.
-pub const VERSION: i32 = 2;
+pub const VERSION: i32 = 4;
 
 /// Applies the steps. Whoever runs it holds the lock that `store::schema` takes.
 pub struct Migrator;
@@ -20,6 +21,10 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_keys::Migration), Box::new(m0002_freshness::Migration)]
+        vec![
+            Box::new(m0001_keys::Migration),
+            Box::new(m0002_freshness::Migration),
+            Box::new(m0004_request_ids::Migration),
+        ]
     }
 }

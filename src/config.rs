@@ -250,6 +250,7 @@ impl SettingsArgs {
                 purge_after,
                 hashing_threads: threads,
                 hashing_queue: 1_024,
+                max_clock_difference: app::clock_check::MAX_CLOCK_DIFFERENCE,
                 freshness: app::freshness::Settings::default(),
             },
         };

@@ -1,7 +1,7 @@
-//! The files of a deployment: root secrets, the administrator's key, and the lock on an embedded database.
+//! The files of a deployment beside its database: root secrets and the administrator's key.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -23,41 +23,8 @@ pub fn make_folder(path: &Path) -> Result<(), String> {
     made.map_err(|error| format!("the folder {} cannot be made: {error}", path.display()))
 }
 
-/// Holds the lock on an embedded database until it is dropped.
-#[derive(Debug)]
-pub struct DatabaseLock {
-    _file: File,
-}
-
-/// Takes the lock on the embedded database in `database`, and makes the file itself readable by its owner only.
-///
-/// The lock is on a file beside it: closing any handle of the database file itself would drop SQLite's own locks.
-///
-/// # Errors
-/// If another process holds it, or the files cannot be made.
-pub fn lock_database(database: &Path) -> Result<DatabaseLock, String> {
-    let told = |error: io::Error| format!("{} cannot be opened: {error}", database.display());
-    if let Some(parent) = database.parent() {
-        make_folder(parent)?;
-    }
-    // SQLite gives its write-ahead log the mode of the database.
-    drop(private_file(database, false).map_err(told)?);
-    // The same file by another name is the same database.
-    let mut beside = fs::canonicalize(database).map_err(told)?.into_os_string();
-    beside.push(".lock");
-    let file = private_file(Path::new(&beside), false).map_err(told)?;
-    match file.try_lock() {
-        Ok(()) => Ok(DatabaseLock { _file: file }),
-        Err(TryLockError::WouldBlock) => Err(format!(
-            "another claviger is using {}; stop it first, or use PostgreSQL, which several can share",
-            database.display()
-        )),
-        Err(TryLockError::Error(error)) => Err(told(error)),
-    }
-}
-
-fn private_file(path: &Path, must_be_new: bool) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).create_new(must_be_new).mode(0o600).open(path)
+fn new_private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Reads all root secrets in `folder`. Files whose names begin with a dot are left out.
@@ -125,7 +92,7 @@ pub fn make_root_secret(folder: &Path, bytes: &Key) -> Result<PathBuf, String> {
     }
     text.push('\n');
     let write = || -> io::Result<()> {
-        let mut file = private_file(&path, true)?;
+        let mut file = new_private_file(&path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         File::open(folder)?.sync_all()
@@ -134,11 +101,12 @@ pub fn make_root_secret(folder: &Path, bytes: &Key) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// Puts a key string into a file that only its owner can read: written beside, synced, renamed.
+/// Puts a key string into a new file that only its owner can read: written beside, synced, and then given its name. A file
+/// that is there already is never overwritten, and the name never leads to half a key string.
 ///
 /// # Errors
-/// What the operating system says, with the path.
-pub fn write_key_file(path: &Path, key: &str) -> Result<(), String> {
+/// What the operating system says, with the path; that the file is there already.
+pub fn write_new_key_file(path: &Path, key: &str) -> Result<(), String> {
     let write = || -> io::Result<()> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");
@@ -147,11 +115,13 @@ pub fn write_key_file(path: &Path, key: &str) -> Result<(), String> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = private_file(&beside, true)?;
+        let mut file = new_private_file(&beside)?;
         file.write_all(key.as_bytes())?;
         file.write_all(b"\n")?;
         file.sync_all()?;
-        fs::rename(&beside, path)?;
+        // Unlike a rename, a link fails if the name is taken.
+        fs::hard_link(&beside, path)?;
+        fs::remove_file(&beside)?;
         match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             Some(folder) => File::open(folder)?.sync_all(),
             None => File::open(".")?.sync_all(),
@@ -175,9 +145,12 @@ mod tests {
         let root = make_root_secret(&roots, &Key::new([0xA7; 32])).unwrap();
         assert_eq!((mode(&roots), mode(&root)), (0o700, 0o600));
         let key = folder.path().join("admin.key");
-        fs::write(&key, "older").unwrap();
-        write_key_file(&key, "newer").unwrap();
-        assert_eq!((mode(&key), fs::read_to_string(&key).unwrap().as_str()), (0o600, "newer\n"));
+        // What a start that was cut off left.
+        fs::write(folder.path().join("admin.key.new"), "half").unwrap();
+        write_new_key_file(&key, "first").unwrap();
+        assert_eq!((mode(&key), fs::read_to_string(&key).unwrap().as_str()), (0o600, "first\n"));
+        assert!(write_new_key_file(&key, "second").is_err());
+        assert_eq!(fs::read_to_string(&key).unwrap(), "first\n");
     }
 
     #[test]
@@ -208,17 +181,5 @@ mod tests {
           FOLDER/2 has 5 characters; a root secret is 64 hexadecimal digits
           FOLDER/backup is not named by one character of 0-9A-Za-z, as a root secret has to be
         ");
-    }
-
-    #[test]
-    fn case_44_a_second_process_does_not_get_the_database() {
-        let folder = tempfile::tempdir().unwrap();
-        let database = folder.path().join("claviger.db");
-        let first = lock_database(&database).unwrap();
-        let told = lock_database(&database).unwrap_err();
-        insta::assert_snapshot!(told.replace(folder.path().to_str().unwrap(), "FOLDER"), @"another claviger is using FOLDER/claviger.db; stop it first, or use PostgreSQL, which several can share");
-        drop(first);
-        assert!(lock_database(&database).is_ok());
-        assert_eq!(mode(&database), 0o600);
     }
 }

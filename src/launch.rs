@@ -13,7 +13,8 @@ use crate::{
     app::App,
     clock::Clock,
     config::Settings,
-    data_folder::{self, DatabaseLock},
+    data_folder,
+    database_file::{self, DatabaseLock},
     domain::{CredentialId, Error, error::Unavailable, key_string::KeyString, root_secret::Key},
     store::{Address, Options, Store},
 };
@@ -51,18 +52,33 @@ pub struct Launched {
     pub lock: Option<DatabaseLock>,
 }
 
+/// Where an embedded first start leaves the administrator's key.
+fn admin_key(settings: &Settings) -> PathBuf {
+    settings.data_dir.join("admin.key")
+}
+
 /// Opens the database and brings its schema up to date.
 ///
 /// # Errors
 /// What the operator has to put right.
 pub async fn open_store(settings: &Settings) -> Result<(Store, Option<DatabaseLock>), LaunchError> {
     let lock = match &settings.database {
-        Address::Sqlite(path) => Some(data_folder::lock_database(path)?),
+        Address::Sqlite(path) => {
+            let (admin_key, bootstrap) = (admin_key(settings), settings.bootstrap_key_file.as_ref());
+            let roots = bootstrap.is_none().then_some(settings.root_secrets.as_path());
+            let admin_key = (bootstrap != Some(&admin_key)).then_some(admin_key);
+            database_file::require_first_start(path, admin_key.as_deref(), roots)?;
+            Some(database_file::lock(path)?)
+        }
         Address::Postgres(_) => None,
     };
     let options = Options { connections: settings.database_connections, ..Options::default() };
     let store = Store::open(&settings.database, options).await.map_err(|error| told("opening the database", &error))?;
+    if let Some(lock) = &lock {
+        lock.require_same_file()?;
+    }
     store.schema_migrate().await.map_err(|error| told("migrating the database", &error))?;
+    store.require_same_files()?;
     Ok((store, lock))
 }
 
@@ -103,7 +119,7 @@ pub async fn assemble(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Laun
 /// What the operator has to put right.
 pub async fn launch(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Launched, LaunchError> {
     let mut launched = assemble(settings, clock).await?;
-    let admin_key = settings.data_dir.join("admin.key");
+    let admin_key = admin_key(settings);
     for attempt in 1..=ATTEMPTS {
         let made = match (&settings.bootstrap_key_file, &settings.database) {
             (Some(file), _) => first_from_file(&launched.app, file).await,
@@ -158,8 +174,35 @@ async fn first_into_file(app: &Arc<App>, admin_key: &Path) -> Result<bool, Faile
     if let Some(folder) = admin_key.parent() {
         data_folder::make_folder(folder).map_err(|what| Failed::Told(LaunchError(what)))?;
     }
-    let keep = |key: &KeyString| data_folder::write_key_file(admin_key, key.reveal()).map_err(Error::fault);
+    if app.store().bootstrap_is_done().await? {
+        return Ok(false);
+    }
+    if admin_key.exists() {
+        return finish_first_start(app, admin_key).await;
+    }
+    let keep = |key: &KeyString| data_folder::write_new_key_file(admin_key, key.reveal()).map_err(Error::fault);
     Ok(app.bootstrap_first(keep).await?)
+}
+
+/// The file is written before the database commits. Where it is there and the database knows of no administrator, the
+/// first start was cut off in between: the key becomes the administrator, and the file stays as it is.
+async fn finish_first_start(app: &Arc<App>, admin_key: &Path) -> Result<bool, Failed> {
+    let refused = |what: String| Failed::Told(LaunchError(format!("{} {what}", admin_key.display())));
+    let text = data_folder::read_secret_file(admin_key).map_err(refused)?;
+    let made = app.bootstrap_from(text.trim_end_matches(['\n', '\r'])).await.map_err(|error| {
+        match error {
+        Error::Invalid(_) => refused(
+            "is not a key string of this deployment, and the database never had an administrator. Restore the database \
+             and the root secrets that the key was made with; or move the file away, and a new administrator is made"
+                .to_owned(),
+        ),
+        error => error.into(),
+    }
+    })?;
+    if made {
+        tracing::info!(file = %admin_key.display(), "finished a first start that was cut off: the key in the file is the administrator");
+    }
+    Ok(made)
 }
 
 async fn warn_without_administrator(app: &Arc<App>) -> Result<bool, Failed> {

@@ -3,7 +3,7 @@
 //! # The way through
 //!
 //! ```text
-//! main → cli → server → grpc → app → store → domain        config, data_folder, launch, telemetry, tls: beside server
+//! main → cli → server → grpc → app → store → domain        config, data_folder, database_file, launch, memory_protection, telemetry, tls: beside server
 //!                         └──────────────────↗             clock, trace: leaves
 //! ```
 //!
@@ -75,7 +75,11 @@ pub mod server;
 
 pub mod launch;
 
+pub mod memory_protection;
+
 pub mod data_folder;
+
+pub mod database_file;
 
 pub mod config;
 

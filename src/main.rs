@@ -17,6 +17,7 @@ use claviger::{
         serve, whoami,
     },
     config::SettingsArgs,
+    memory_protection,
 };
 
 /// What the transport allocates for each call costs it a good part of its time, and this one less of it than the system's.
@@ -69,6 +70,11 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // First of all: every command may read a root secret or a key string.
+    if let Err(error) = memory_protection::protect() {
+        return deployment::fail(&format!("the memory of the process cannot be protected: {error}"), Exit::Fault)
+            .into();
+    }
     claviger::tls::use_ring();
     let cli = Cli::parse();
     let exit: Exit = match cli.command.unwrap_or(Command::Serve(Box::new(cli.settings))) {

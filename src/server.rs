@@ -1,6 +1,7 @@
 //! The server: services, layers, workers, and their end.
 
 mod connection;
+mod database_file;
 mod door;
 mod handshake;
 mod listener;
@@ -26,7 +27,7 @@ use crate::{
     },
     grpc::{
         self, api_keys::ApiKeys, observed::ObservedLayer, open_calls::OpenCallsLayer, outer::OuterLayer, proto,
-        short_cut::ShortCutLayer, stream::Ends,
+        screened::Screened, short_cut::ShortCutLayer, stream::Ends,
     },
     telemetry::instruments,
 };
@@ -64,6 +65,11 @@ pub enum ServeError {
     /// Reflection could not be put together.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The file of the embedded database is not the one that was opened.
+    #[error(
+        "the database file changed under the running service: {0}. What was committed since may be lost; see the README on restores"
+    )]
+    DatabaseFile(String),
     /// A worker in the background ended.
     #[error("the worker for {0} died")]
     Worker(&'static str),
@@ -123,6 +129,7 @@ pub async fn serve(
     } else {
         (None, None)
     };
+    let format = Arc::new(app.key_format().clone());
     let budgets = CallBudgets::new(settings.max_calls);
     let ends = Ends { stop: stop.clone(), age: settings.stream_age };
     let router = Server::builder()
@@ -137,8 +144,8 @@ pub async fn serve(
         .layer(OuterLayer)
         .layer(OpenCallsLayer::new(budgets.clone()))
         .add_service(health_service.max_decoding_message_size(grpc::MAX_REQUEST))
-        .add_optional_service(reflection_v1)
-        .add_optional_service(reflection_v1alpha)
+        .add_optional_service(reflection_v1.map(|service| Screened::new(Arc::clone(&format), service)))
+        .add_optional_service(reflection_v1alpha.map(|service| Screened::new(format, service)))
         .add_service(ApiKeys::server(&app, budgets, ends, settings.short_cut));
     let incoming = listener.incoming();
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
@@ -150,6 +157,7 @@ pub async fn serve(
             transport_ended = true;
             ended.unwrap_or(Ok(())).map_err(ServeError::from).and(Err(ServeError::Worker("connections")))
         }
+        reason = database_file::changed(&app) => Err(ServeError::DatabaseFile(reason)),
         ended = workers.join_next() => Err(ServeError::Worker(match ended {
             Some(Ok(name)) => name,
             Some(Err(_)) | None => "the background",

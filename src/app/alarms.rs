@@ -23,11 +23,13 @@ pub enum Alarm {
     CertificateUnusable,
     /// A change was cut off by the end of the process; whether it was made is not known.
     ChangeCutOff,
+    /// The wall clock moved, or is far from the database server's: nothing is purged.
+    ClockImplausible,
 }
 
 impl Alarm {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::RecordPoisoned,
         Self::HashMismatch,
         Self::DatabaseAway,
@@ -36,6 +38,7 @@ impl Alarm {
         Self::RevokedKeyCameBack,
         Self::CertificateUnusable,
         Self::ChangeCutOff,
+        Self::ClockImplausible,
     ];
 
     /// Its name.
@@ -49,6 +52,7 @@ impl Alarm {
             Self::RevokedKeyCameBack => "revoked_key_came_back",
             Self::CertificateUnusable => "certificate_unusable",
             Self::ChangeCutOff => "change_cut_off",
+            Self::ClockImplausible => "clock_implausible",
         }
     }
 }

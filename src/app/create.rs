@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{
-        ApiKey, Caller, DeleteReason, Error, KeyId, Merchant, Result, Scope, Time, WebhookFormat,
+        ApiKey, Caller, DeleteReason, Error, KeyId, Merchant, RequestId, Result, Scope, Time, WebhookFormat,
         api_key::Terms,
         audit_event::{Action, AuditEvent},
         error::Violation,
@@ -44,7 +44,7 @@ pub struct NewKey {
     /// When it ends, as a moment or as a life from now.
     pub expiry: Option<Expiry>,
     /// Makes a retry safe.
-    pub request_id: Option<String>,
+    pub request_id: Option<RequestId>,
     /// What is refused now, but may have been right when the same was asked first: looked at after `request_id`.
     pub overdue: Vec<Violation>,
 }

@@ -7,6 +7,7 @@ mod administrators;
 pub mod alarms;
 mod authenticate;
 mod bootstrap;
+pub mod clock_check;
 pub mod counts;
 mod create;
 mod delete;
@@ -51,6 +52,7 @@ pub use validate::{Known, Question, Verdict};
 
 use self::{
     alarms::Alarms,
+    clock_check::ClockCheck,
     counts::{Census, Counts},
     freshness::{Freshness, Spread},
     hashing::HashingPool,
@@ -81,6 +83,8 @@ pub struct Settings {
     pub profile: Profile,
     /// How long a deleted key is kept.
     pub purge_after: Duration,
+    /// How far this process's clock may be from others before nothing is purged.
+    pub max_clock_difference: Duration,
     /// Threads that run argon2.
     pub hashing_threads: usize,
     /// Hashes that may wait for a thread; more are refused.
@@ -93,6 +97,7 @@ pub struct Settings {
 pub struct App {
     store: Store,
     clock: Arc<dyn Clock>,
+    clock_check: ClockCheck,
     settings: Settings,
     ring: Spread<RwLock<Arc<KeyRing>>>,
     hashing: HashingPool,
@@ -126,6 +131,7 @@ impl App {
             freshness,
             usage: Usage::default(),
             store,
+            clock_check: ClockCheck::start(&*clock),
             clock,
             ring: Spread::new(|| RwLock::new(Arc::clone(&ring))),
             hashing,

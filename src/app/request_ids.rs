@@ -1,6 +1,7 @@
 //! `request_id`: a retried Create or Rotate neither makes a second secret nor loses the first.
 //!
-//! The key string is kept for 15 minutes, sealed under a key derived from the root secret; upkeep erases it then.
+//! The key string is kept for 15 minutes, sealed under a key that is derived from the root secret and the `request_id`;
+//! upkeep erases it then.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,13 +15,17 @@ use crate::{
     domain::{
         ApiKey, Caller, Error, Reach, Result, Time,
         error::{Precondition, Unavailable},
-        key_string::{KeyString, Proof},
+        key_string::{KeyString, MAX_LENGTH, Proof},
         root_secret::{Found, KeyRing},
         sealed,
     },
     store::{Replay, RequestKey, Tx},
 };
 use rand::rngs::SysRng;
+use zeroize::Zeroizing;
+
+/// What fills a key string up to its longest form; no key string contains it.
+const PADDING: char = '\0';
 
 /// For how long a replay shows the key string again.
 pub const SHOWN_AGAIN_FOR: Duration = Duration::from_secs(15 * 60);
@@ -93,10 +98,12 @@ impl App {
             .sealed
             .as_ref()
             .and_then(|(root, sealed)| match ring.find(*root) {
-                Found::Mounted(root) => sealed::open(root.sealing_key(), &context(request, replay), sealed),
+                Found::Mounted(root) => {
+                    sealed::open(&root.replay_key(&request.request_id), &context(request, replay), sealed)
+                }
                 Found::NotMounted | Found::Unknown => None,
             })
-            .and_then(|text| self.proved(std::str::from_utf8(&text).ok()?, &ring));
+            .and_then(|padded| self.proved(std::str::from_utf8(&padded).ok()?.trim_end_matches(PADDING), &ring));
         match shown {
             Some(shown) => Ok(Step::Settled(Box::new(Settled { api_key: key, replayed: Some(Arc::new(shown)) }))),
             None => Err(Error::RequestIdExpired(key.id)),
@@ -129,9 +136,13 @@ impl App {
             create_time: now,
             sealed: None,
         };
-        let context = context(request, &replay);
-        let sealed = sealed::seal(root.sealing_key(), &context, key.reveal().as_bytes(), &mut SysRng);
-        replay.sealed = Some((root.id(), sealed.map_err(Error::fault)?));
+        // Padded, so that every sealed text has the same length: it is erased where it is, without moving its neighbours.
+        let mut padded = Zeroizing::new(key.reveal().to_owned().into_bytes());
+        padded.resize(MAX_LENGTH, PADDING as u8);
+        let sealed =
+            sealed::seal(&root.replay_key(&request.request_id), &context(request, &replay), &padded, &mut SysRng)
+                .map_err(Error::fault)?;
+        replay.sealed = Some((root.id(), sealed.try_into().map_err(|_| Error::fault("a replay has another length"))?));
         tx.request_insert(request, &replay).await
     }
 
@@ -152,9 +163,5 @@ impl App {
 
 /// What a sealed key string belongs to, so that it cannot be read out of another row.
 fn context(request: &RequestKey, replay: &Replay) -> Vec<u8> {
-    let mut context = request.caller.as_bytes().to_vec();
-    context.extend_from_slice(replay.key_id.as_bytes());
-    context.extend_from_slice(replay.credential_id.as_bytes());
-    context.extend_from_slice(request.request_id.as_bytes());
-    context
+    [*request.caller.as_bytes(), *replay.key_id.as_bytes(), *replay.credential_id.as_bytes()].concat()
 }

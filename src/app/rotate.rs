@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{
-        ApiKey, Caller, DeleteReason, Error, Result, State, Time,
+        ApiKey, Caller, DeleteReason, Error, RequestId, Result, State, Time,
         api_key::Retiring,
         audit_event::{Action, AuditEvent},
         caller::guarded,
@@ -35,7 +35,7 @@ pub struct Rotation {
     /// For how long the old secret is accepted beside the new one; at most [`MAX_OVERLAP`].
     pub overlap: Duration,
     /// Makes a retry safe.
-    pub request_id: Option<String>,
+    pub request_id: Option<RequestId>,
     /// How long to wait until the old secret is refused everywhere, or its end known.
     pub patience: Patience,
 }

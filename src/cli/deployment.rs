@@ -125,7 +125,7 @@ async fn recover(settings: &Settings) -> Result<Arc<KeyString>, String> {
 }
 
 /// Tells what went wrong.
-pub(super) fn fail(what: &str, exit: Exit) -> Exit {
+pub fn fail(what: &str, exit: Exit) -> Exit {
     // Standard error that cannot be written leaves nobody to tell.
     drop(writeln!(std::io::stderr(), "error: {what}"));
     exit

@@ -12,7 +12,7 @@ use crate::{
     app::freshness::enforce::wait_for,
     clock::{Clock, SystemClock},
     config::{Settings, SettingsArgs},
-    data_folder::DatabaseLock,
+    database_file::DatabaseLock,
     launch,
     store::{Address, Head, Options, Store},
 };

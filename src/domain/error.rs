@@ -148,8 +148,8 @@ impl fmt::Display for Error {
             Self::NotFound => f.write_str("there is no such key within the caller's reach"),
             Self::RequestIdExpired(key_id) => write!(
                 f,
-                "this request_id made a secret of {key_id} more than 15 minutes ago, which cannot be shown again; \
-                 Rotate that key for a new one"
+                "this request_id already made a secret of {key_id} which can no longer be shown (it can for 15 minutes, and \
+                 not across an upgrade that erases it); Rotate that key for a new one"
             ),
             Self::Precondition(precondition) => precondition.fmt(f),
             Self::EtagMismatch => f.write_str("the key was changed since this etag was read; Get it again and decide anew"),

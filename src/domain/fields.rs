@@ -10,21 +10,26 @@ use super::{
     key_string::KeyFormat,
 };
 
+/// What is wrong with a field that holds a key string.
+pub const KEY_STRING_FOUND: &str =
+    "holds a key string, which belongs into no field but `key`; treat that key as leaked";
+
 /// Gathers violations while a request is read.
 pub struct Fields<'a> {
     format: &'a KeyFormat,
     violations: Vec<Violation>,
+    found_key_string: bool,
 }
 
 impl<'a> Fields<'a> {
     /// Begins with nothing wrong. `format` tells what a key string of this deployment looks like.
     pub fn new(format: &'a KeyFormat) -> Self {
-        Self { format, violations: Vec::new() }
+        Self { format, violations: Vec::new(), found_key_string: false }
     }
 
     /// Reads `text` with `parse`, whose error says what is wrong and what would be right.
     ///
-    /// A text that holds a key string is refused without being parsed or echoed.
+    /// A text that holds a key string, whole or cut, is refused without being parsed or echoed.
     pub fn read<T>(
         &mut self,
         field: impl Display,
@@ -32,7 +37,8 @@ impl<'a> Fields<'a> {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
         if self.format.occurs_in(text) {
-            self.refuse(field, "holds a key string, which belongs into no field but `key`; treat that key as leaked");
+            self.refuse(field, KEY_STRING_FOUND);
+            self.found_key_string = true;
             return None;
         }
         match parse(text) {
@@ -47,6 +53,15 @@ impl<'a> Fields<'a> {
     /// Notes that `field` is wrong.
     pub fn refuse(&mut self, field: impl Display, description: impl Into<String>) {
         self.violations.push(Violation { field: field.to_string(), description: description.into() });
+    }
+
+    /// Refuses a whole request that holds a key string in a text that was not read. `encoded` is the request as bytes, so
+    /// that no text can be forgotten.
+    pub fn screen(&mut self, encoded: &[u8]) {
+        if !self.found_key_string && self.format.occurs_in(encoded) {
+            self.refuse("request", KEY_STRING_FOUND);
+            self.found_key_string = true;
+        }
     }
 
     /// Whether anything was wrong so far.

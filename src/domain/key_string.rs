@@ -169,13 +169,20 @@ impl KeyFormat {
         Ok(Unproved { text, prefix_length, credential_id, root })
     }
 
-    /// Whether a text holds a key string anywhere, of this deployment or of one that looks the same.
-    pub fn occurs_in(&self, text: &str) -> bool {
+    /// Bytes that suffice to know a key string by: the longest prefix, the credential id, and one character more.
+    pub const LONGEST_TRACE: usize = 20 + 1 + base62::WIDTH_128 + 1 + 1;
+
+    /// Whether a text holds a key string anywhere, of this deployment or of one that looks the same: whole, or cut
+    /// anywhere after its public part. The public part alone is not one.
+    pub fn occurs_in(&self, text: impl AsRef<[u8]>) -> bool {
         self.accepted.iter().any(|prefix| {
-            text.as_bytes()
-                .windows(prefix.0.len() + AFTER_PREFIX)
-                .filter(|candidate| candidate.starts_with(prefix.0.as_bytes()))
-                .any(|candidate| str::from_utf8(candidate).is_ok_and(|candidate| self.parse(candidate).is_ok()))
+            let trace = prefix.0.len() + 1 + base62::WIDTH_128 + 1 + 1;
+            text.as_ref().windows(trace).any(|candidate| {
+                candidate.strip_prefix(prefix.0.as_bytes()).is_some_and(|rest| {
+                    let (id, end) = rest[1..].split_at(base62::WIDTH_128);
+                    rest[0] == b'_' && end[0] == b'_' && base62::are_digits(id) && base62::are_digits(&end[1..])
+                })
+            })
         })
     }
 

@@ -10,7 +10,10 @@ use hmac::{Hmac, KeyInit};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::error::{Error, Result, Unavailable};
+use super::{
+    error::{Error, Result, Unavailable},
+    request_id::RequestId,
+};
 
 /// 32 secret bytes, wiped when dropped.
 pub type Key = Zeroizing<[u8; 32]>;
@@ -125,9 +128,16 @@ impl RootSecret {
         &self.page_token
     }
 
-    /// The key that key strings are sealed under until their `request_id` can no longer be replayed.
-    pub fn sealing_key(&self) -> &Key {
-        &self.sealing
+    /// The key that the key string of `request_id` is sealed under until it can no longer be replayed: HKDF over the
+    /// sealing key and the id. The database stores neither of them, so the database and the root secret together do not
+    /// open a replay whose id cannot be guessed.
+    pub fn replay_key(&self, request_id: &RequestId) -> Key {
+        let mut out = Key::default();
+        let info = [b"claviger.v1 replay ".as_slice(), request_id.as_bytes()];
+        // Expansion fails only for outputs of more than 8,160 bytes.
+        let expanded = Hkdf::<Sha256>::new(None, self.sealing.as_ref()).expand_multi_info(&info, out.as_mut());
+        debug_assert!(expanded.is_ok());
+        out
     }
 }
 
@@ -221,9 +231,22 @@ mod tests {
     }
 
     #[test]
+    fn case_63_what_holds_a_derived_key_is_wiped_when_dropped() {
+        fn wiped<T: zeroize::ZeroizeOnDrop>() {}
+        // Does not compile without the features `zeroize` of these crates. The states of HMAC and HKDF consist of those of
+        // SHA-256; the types themselves say nothing.
+        wiped::<Key>();
+        wiped::<Sha256>();
+        wiped::<hmac::digest::CtOutput<Hmac<Sha256>>>();
+        wiped::<chacha20poly1305::XChaCha20Poly1305>();
+    }
+
+    #[test]
     fn everything_derived_differs() {
         let root = root('0', 7);
-        let keys = [root.pepper(), &**root.page_token_key(), &**root.sealing_key()];
+        let replay_key = |id: &str| root.replay_key(&id.parse().unwrap());
+        let (one, other) = (replay_key("0123456789abcdef"), replay_key("0123456789abcdeg"));
+        let keys = [root.pepper(), &**root.page_token_key(), &*root.sealing, &*one, &*other];
         for (i, a) in keys.iter().enumerate() {
             assert!(keys[i + 1..].iter().all(|b| a != b));
             assert_ne!(a[..16], root.fingerprint()[..]);

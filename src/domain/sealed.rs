@@ -10,6 +10,10 @@ use zeroize::Zeroizing;
 use super::root_secret::Key;
 
 const NONCE: usize = 24;
+const TAG: usize = 16;
+
+/// Bytes that a sealed text is longer than its plain text.
+pub const OVERHEAD: usize = NONCE + TAG;
 
 /// Seals `plain` so that only the holder of `key` reads it, and only beside the same `context`.
 ///

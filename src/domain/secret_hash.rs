@@ -48,6 +48,10 @@ impl Cost {
     }
 }
 
+/// No stored hash may cost less than what this program ever made: whoever lowers the cost in a row makes it easier to
+/// guess.
+const LOWEST: Cost = Cost { memory_kib: 1024, passes: 1, lanes: 1 };
+
 /// No stored hash may cost more: 64 MiB, 10 passes, 4 lanes.
 const HIGHEST: Cost = Cost { memory_kib: 64 * 1024, passes: 10, lanes: 4 };
 
@@ -70,7 +74,7 @@ impl Profile {
 
     fn cost(self) -> Cost {
         match self {
-            Self::Random256 => Cost { memory_kib: 1024, passes: 1, lanes: 1 },
+            Self::Random256 => LOWEST,
             Self::Owasp => Cost { memory_kib: 19_456, passes: 2, lanes: 1 },
         }
     }
@@ -104,7 +108,8 @@ pub struct StoredHash {
     hash: [u8; HASH_LENGTH],
 }
 
-/// A stored hash that cannot be run: not argon2id version 19, with data of its own, too expensive, or no PHC string.
+/// A stored hash that cannot be run: not argon2id version 19, with data of its own, too cheap or too expensive, or not a PHC
+/// string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unusable;
 
@@ -126,9 +131,9 @@ impl StoredHash {
                 _ => return Err(Unusable),
             }
         }
-        let bounded = (1..=HIGHEST.passes).contains(&cost.passes)
-            && (1..=HIGHEST.lanes).contains(&cost.lanes)
-            && (8 * cost.lanes..=HIGHEST.memory_kib).contains(&cost.memory_kib);
+        let bounded = (LOWEST.passes..=HIGHEST.passes).contains(&cost.passes)
+            && (LOWEST.lanes..=HIGHEST.lanes).contains(&cost.lanes)
+            && (LOWEST.memory_kib..=HIGHEST.memory_kib).contains(&cost.memory_kib);
         let hash = parsed.hash.and_then(|hash| hash.as_bytes().try_into().ok());
         match (parsed.salt, hash) {
             (Some(salt), Some(hash)) if right_kind && bounded && salt.len() >= SALT_LENGTH => {

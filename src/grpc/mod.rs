@@ -16,6 +16,7 @@ mod question;
 mod read;
 mod read_fields;
 mod request_body;
+pub mod screened;
 pub mod short_cut;
 pub mod status;
 pub mod stream;

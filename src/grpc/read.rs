@@ -1,5 +1,6 @@
 //! From requests of the wire to words of the domain. All that is wrong with a request is told at once.
 
+use prost::Message;
 use prost_types::FieldMask;
 
 use super::{proto, read_fields as read};
@@ -38,6 +39,7 @@ const MAX_PAGE: u32 = 1_000;
 
 pub(super) fn create(format: &KeyFormat, now: Time, request: proto::CreateRequest) -> Result<NewKey> {
     let mut fields = Fields::new(format);
+    let encoded = request.encode_to_vec();
     let key = request.api_key.unwrap_or_default();
     ignored_texts(&mut fields, &key);
     read::ignored(&mut fields, "api_key.id", &key.id);
@@ -82,6 +84,7 @@ pub(super) fn create(format: &KeyFormat, now: Time, request: proto::CreateReques
     if fields.has_violations() || new.as_ref().is_none_or(|new| new.request_id.is_none()) {
         fields.extend(overdue);
     }
+    fields.screen(&encoded);
     fields.finish(new)
 }
 
@@ -140,6 +143,7 @@ pub(super) fn get(
     let mut fields = Fields::new(format);
     let id = fields.read("id", &request.id, |text| if text == SELF { Ok(caller.key_id()) } else { text.parse() });
     let merchant = read::merchant(&mut fields, "merchant_username", &request.merchant_username);
+    fields.screen(&request.encode_to_vec());
     fields.finish(id.zip(merchant))
 }
 
@@ -166,11 +170,13 @@ pub(super) fn list(format: &KeyFormat, request: &proto::ListRequest) -> Result<L
         })
     };
     let query = query();
+    fields.screen(&request.encode_to_vec());
     fields.finish(query)
 }
 
 pub(super) fn update(format: &KeyFormat, now: Time, request: proto::UpdateRequest) -> Result<(Target, Patch)> {
     let mut fields = Fields::new(format);
+    let encoded = request.encode_to_vec();
     let key = request.api_key.unwrap_or_default();
     let id = read::key_id(&mut fields, "api_key.id", &key.id);
     let merchant = read::merchant(&mut fields, "api_key.merchant_username", &key.merchant_username);
@@ -226,6 +232,7 @@ pub(super) fn update(format: &KeyFormat, now: Time, request: proto::UpdateReques
     }
     let target = || Some((Target { id: id?, merchant: merchant?, etag: etag? }, patch));
     let target = target();
+    fields.screen(&encoded);
     fields.finish(target)
 }
 
@@ -260,6 +267,7 @@ pub(super) fn delete(format: &KeyFormat, request: &proto::DeleteRequest, patienc
     let note = read::note(&mut fields, &request.note);
     let revocation = || Some(Revocation { target: target?, reason: reason?, note: note?, patience });
     let revocation = revocation();
+    fields.screen(&request.encode_to_vec());
     fields.finish(revocation)
 }
 
@@ -270,6 +278,7 @@ pub(super) fn rotate(format: &KeyFormat, request: &proto::RotateRequest, patienc
     let request_id = read::request_id(&mut fields, &request.request_id);
     let rotation = || Some(Rotation { target: target?, overlap: overlap?, request_id: request_id?, patience });
     let rotation = rotation();
+    fields.screen(&request.encode_to_vec());
     fields.finish(rotation)
 }
 

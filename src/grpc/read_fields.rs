@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, str::FromStr, time::Duration};
 use crate::{
     app::{Expiry, MAX_OVERLAP},
     domain::{
-        DeleteReason, KeyId, Merchant, Scope, State, Time, WebhookFormat,
+        DeleteReason, KeyId, Merchant, RequestId, Scope, State, Time, WebhookFormat,
         api_key::{MAX_LABELS, MAX_NOTE, label_key, label_value},
         fields::Fields,
         ip_rules::{IpBlock, MAX_BLOCKS},
         scope,
-        text::{plain_text, quoted},
+        text::plain_text,
     },
     grpc::proto,
 };
@@ -37,20 +37,8 @@ pub(super) fn ignored(fields: &mut Fields<'_>, field: &str, text: &str) {
     fields.read(field, text, |_| Ok(()));
 }
 
-pub(super) fn request_id(fields: &mut Fields<'_>, text: &str) -> Option<Option<String>> {
-    if text.is_empty() {
-        return Some(None);
-    }
-    fields.read("request_id", text, |text| {
-        let right = "a request id has 16 to 64 visible ASCII characters, such as a UUID";
-        if let Some(c) = text.chars().find(|c| !c.is_ascii_graphic()) {
-            Err(format!("holds {}; {right}", quoted(&c.to_string())))
-        } else if (16..=64).contains(&text.len()) {
-            Ok(Some(text.to_owned()))
-        } else {
-            Err(format!("has {} characters; {right}", text.len()))
-        }
-    })
+pub(super) fn request_id(fields: &mut Fields<'_>, text: &str) -> Option<Option<RequestId>> {
+    if text.is_empty() { Some(None) } else { fields.read("request_id", text, str::parse).map(Some) }
 }
 
 pub(super) fn note(fields: &mut Fields<'_>, text: &str) -> Option<String> {

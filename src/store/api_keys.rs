@@ -11,7 +11,7 @@ use super::{
     Engine, Revision, Store, Tx,
     conversion::{bytes, columns_to_save, credential_from_row, key_from_row, root_text, row_from_key},
     failure,
-    rows::{api_key, credential, feed_head, key_usage, request_log},
+    rows::{api_key, completed_request, credential, feed_head, key_usage},
 };
 use crate::{
     domain::{
@@ -225,7 +225,7 @@ impl Tx {
         let id = id.as_bytes().to_vec();
         let usage = key_usage::Entity::delete_many().filter(key_usage::Column::KeyId.eq(id.clone()));
         self.bounded("api_key_purge", usage.exec(&self.tx)).await?;
-        let requests = request_log::Entity::delete_many().filter(request_log::Column::KeyId.eq(id.clone()));
+        let requests = completed_request::Entity::delete_many().filter(completed_request::Column::KeyId.eq(id.clone()));
         self.bounded("api_key_purge", requests.exec(&self.tx)).await?;
         let credentials = credential::Entity::delete_many().filter(credential::Column::KeyId.eq(id.clone()));
         self.bounded("api_key_purge", credentials.exec(&self.tx)).await?;

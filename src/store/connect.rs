@@ -3,8 +3,8 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,7 +18,7 @@ use sea_orm::{
     },
 };
 
-use super::{Engine, Store, calls::Calls, failure};
+use super::{Engine, Store, calls::Calls, failure, files::Identity};
 use crate::domain::{
     Result,
     error::{Cause, Error, Unavailable},
@@ -98,6 +98,10 @@ impl Store {
                 (connect(postgres(url, options)).await?, writer)
             }
         };
+        let opened = match address {
+            Address::Sqlite(path) => Some(Identity::of(path).map_err(Error::fault)?),
+            Address::Postgres(_) => None,
+        };
         let statements = Arc::new(AtomicU64::new(0));
         for connection in [&mut reader, &mut writer] {
             let statements = Arc::clone(&statements);
@@ -106,7 +110,18 @@ impl Store {
             });
         }
         let calls = Arc::new(Calls::new(address.engine()));
-        Ok(Self { reader, writer, address: address.clone(), statements, calls, timeout: options.timeout })
+        Ok(Self {
+            reader,
+            writer,
+            address: address.clone(),
+            statements,
+            calls,
+            timeout: options.timeout,
+            // What an earlier process erased last may be in it.
+            wal_holds_erased: AtomicBool::new(true),
+            opened,
+            files: OnceLock::new(),
+        })
     }
 }
 
@@ -172,6 +187,9 @@ fn common(url: String, connections: u32, options: Options) -> ConnectOptions {
 
 fn sqlite(path: &Path, connections: u32, options: Options, read_only: bool) -> ConnectOptions {
     let mut out = common("sqlite:".to_owned(), connections, options);
+    // When the last connection closes, SQLite removes the write-ahead log. Were connections replaced from time to time,
+    // this could happen under the running service, which would take it for the work of another process.
+    out.max_lifetime(None).idle_timeout(None);
     let path = path.to_owned();
     out.map_sqlx_sqlite_opts(move |sqlite| {
         let sqlite = sqlite
@@ -180,6 +198,8 @@ fn sqlite(path: &Path, connections: u32, options: Options, read_only: bool) -> C
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(options.timeout)
+            // What is deleted is overwritten with zeros.
+            .pragma("secure_delete", "on")
             .foreign_keys(true);
         if read_only { sqlite.pragma("query_only", "on") } else { sqlite }
     });

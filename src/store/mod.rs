@@ -13,6 +13,7 @@
 mod api_keys;
 mod audit;
 mod calls;
+mod compaction;
 mod connect;
 mod conversion;
 mod deployment;
@@ -20,24 +21,26 @@ mod failure;
 mod feed;
 mod feed_reader;
 mod feed_settings;
+mod files;
 mod lists;
 mod refusals;
 mod request_ids;
 mod rows;
 mod schema;
+mod sealed_replays;
 mod tx;
 mod usage;
 
 use std::{
     future::Future,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use sea_orm::{DatabaseConnection, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use self::calls::Calls;
 pub use api_keys::{Credential, Validation};
@@ -48,10 +51,11 @@ pub use feed_reader::{FeedReader, LoggedChange, Polled};
 pub use lists::{ListFilter, Position};
 pub use refusals::RefusedAct;
 pub use request_ids::{Replay, RequestKey};
+pub use sealed_replays::Sealed;
 pub use tx::{Committed, Numbered, Tx};
 pub use usage::LastUse;
 
-use crate::domain::Result;
+use crate::domain::{Result, Time};
 
 /// The database, on one of the engines.
 pub struct Store {
@@ -61,6 +65,11 @@ pub struct Store {
     statements: Arc<AtomicU64>,
     calls: Arc<Calls>,
     timeout: Duration,
+    /// Whether the write-ahead log of an embedded database may still hold what was erased.
+    wal_holds_erased: AtomicBool,
+    /// The file of an embedded database when it was opened.
+    opened: Option<files::Identity>,
+    files: OnceLock<files::DatabaseFiles>,
 }
 
 /// The engines that the contract suite holds for.
@@ -89,6 +98,24 @@ impl Store {
     /// `Unavailable`.
     pub async fn ping(&self) -> Result<()> {
         self.bounded("ping", self.reader.ping()).await
+    }
+
+    /// What time it is by the database server's clock; by this machine's if the database is embedded.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn database_time(&self) -> Result<Time> {
+        let (backend, micros) = match self.engine() {
+            Engine::Sqlite => (DbBackend::Sqlite, "SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER)"),
+            Engine::Postgres => {
+                (DbBackend::Postgres, "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)")
+            }
+        };
+        let ask = async {
+            let row = self.reader.query_one_raw(Statement::from_string(backend, micros)).await?;
+            row.ok_or_else(|| DbErr::RecordNotFound("the time".to_owned()))?.try_get_by_index(0)
+        };
+        self.bounded("database_time", ask).await.map(Time::from_micros)
     }
 
     /// Ends all connections.

@@ -71,22 +71,18 @@ pub(super) mod credential {
 }
 
 /// What each `request_id` did.
-pub(super) mod request_log {
+pub(super) mod completed_request {
     use sea_orm::entity::prelude::*;
 
     #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "request_log")]
+    #[sea_orm(table_name = "completed_request")]
     pub struct Model {
         #[sea_orm(primary_key, auto_increment = false)]
-        pub caller_key_id: Vec<u8>,
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub request_id: Vec<u8>,
+        pub request: Vec<u8>,
         pub fingerprint: Vec<u8>,
         pub key_id: Vec<u8>,
         pub credential_id: Vec<u8>,
         pub create_time: i64,
-        pub sealed: Option<Vec<u8>>,
-        pub sealed_root: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -40,6 +40,7 @@ impl Store {
             Migrator::up(&tx, None).await.map_err(failure::of)?;
         }
         tx.commit().await.map_err(failure::of_commit)?;
+        self.compact_once(version == 0).await?;
         if version < VERSION {
             tracing::info!(from = version, to = VERSION, "migrated the schema");
         }

@@ -244,10 +244,12 @@ def tls(helm):
         cluster.claim(claim)
         cluster.hosts["claviger.keys.svc"] = PODS[0]
         make_root_secret(cluster)
+        make_bootstrap_key(cluster)
         cluster.secrets["claviger-tls"] = certificate(cluster.folder)
         pod = cluster.start("claviger-0", kubelet.pod_of(objects, "StatefulSet"), PODS[0])
         pod.wait_ready()
-        require(len(pod.list()) == 1, "with TLS the command line in the pod trusts the authority in the Secret")
+        listed = pod.list("--key-file", "/etc/claviger/bootstrap/key")
+        require(len(listed) == 1, "with TLS the command line in the pod trusts the authority in the Secret")
         test = cluster.start("claviger-test", kubelet.pod_of(objects, "Pod"), only_run=True)
         ended, told = test.run_to_the_end()
         require(ended == 0 and told.count("ok  ") == 5, "and so does the pod of helm test, without the private key", told)

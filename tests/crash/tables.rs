@@ -39,7 +39,7 @@ const NOTHING_HALF: &[(&str, &str)] = &[
     ),
     (
         "requests whose key or secret is not there",
-        "SELECT COUNT(*) AS n FROM request_log r LEFT JOIN credential c ON c.id = r.credential_id AND c.key_id = \
+        "SELECT COUNT(*) AS n FROM completed_request r LEFT JOIN credential c ON c.id = r.credential_id AND c.key_id = \
          r.key_id WHERE c.id IS NULL",
     ),
     (
@@ -77,7 +77,7 @@ pub async fn all(database: &DatabaseConnection) -> Outcome<Vec<String>> {
     let mut losses = Vec::new();
     let of_writers = format!(
         "SELECT COUNT(*) AS n FROM api_key k WHERE k.merchant_username = '{MERCHANT}' AND (SELECT COUNT(*) FROM \
-         request_log r WHERE r.key_id = k.id) <> (SELECT COUNT(*) FROM credential c WHERE c.key_id = k.id)"
+         completed_request r WHERE r.key_id = k.id) <> (SELECT COUNT(*) FROM credential c WHERE c.key_id = k.id)"
     );
     let requests = ("keys with a secret whose request is not remembered", of_writers.as_str());
     for (meaning, query) in NOTHING_HALF.iter().copied().chain([requests]) {

@@ -42,7 +42,7 @@ async fn a_first_start_makes_what_is_needed_and_a_second_finds_it_again() {
         assert!(!ended.stderr.contains(secret), "{}", ended.stderr);
     }
     assert_snapshot!(ended.told(), @"
-    INFO claviger::store::schema: migrated the schema from=0 to=2
+    INFO claviger::store::schema: migrated the schema from=0 to=4
 
     Claviger serves gRPC on 127.0.0.1:PORT
 
@@ -226,10 +226,10 @@ fn migrate_makes_the_schema_and_nothing_else() {
         ended.told()
     };
     assert_snapshot!(migrate(), @"
-    INFO claviger::store::schema: migrated the schema from=0 to=2
-    INFO claviger::cli::deployment: the schema is up to date version=2
+    INFO claviger::store::schema: migrated the schema from=0 to=4
+    INFO claviger::cli::deployment: the schema is up to date version=4
     ");
-    assert_snapshot!(migrate(), @"INFO claviger::cli::deployment: the schema is up to date version=2");
+    assert_snapshot!(migrate(), @"INFO claviger::cli::deployment: the schema is up to date version=4");
     write(&folder.path().join("data/claviger.db"), "this is no database, and long enough to be looked at", 0o600);
     let ended = Program::new(folder.path()).args(&["migrate"]).run();
     assert_eq!(ended.code, Some(6));

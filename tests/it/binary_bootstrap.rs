@@ -131,7 +131,7 @@ async fn recover_makes_another_administrator_beside_a_running_service() {
     assert_eq!(number(&by_hand, "SELECT count(*) AS n FROM audit_log WHERE actor_kind = 3").await, 1);
     let ended = serving.stop();
     assert_snapshot!(ended.told(), @"
-    INFO claviger::store::schema: migrated the schema from=0 to=2
+    INFO claviger::store::schema: migrated the schema from=0 to=4
     WARN claviger::launch: this database never had an administrator: set CLAVIGER_BOOTSTRAP_KEY_FILE to a file made by `claviger bootstrap --offline`, or run `claviger bootstrap --recover`
 
     Claviger serves gRPC on 127.0.0.1:PORT
@@ -189,7 +189,7 @@ fn a_wrong_bootstrap_file_is_told_and_not_shown() {
         assert!(!ended.stderr.contains("canary") && !ended.stderr.contains(&foreign));
     }
     assert_snapshot!(missing.told(), @"
-    INFO claviger::store::schema: migrated the schema from=0 to=2
+    INFO claviger::store::schema: migrated the schema from=0 to=4
     ERROR claviger::cli::serve: CLAVIGER_BOOTSTRAP_KEY_FILE: FOLDER/bootstrap.key cannot be read: No such file or directory (os error 2)
     ");
     assert_snapshot!(open.told(), @"ERROR claviger::cli::serve: CLAVIGER_BOOTSTRAP_KEY_FILE: FOLDER/bootstrap.key can be read by everybody (mode 644); take that away with `chmod o= FILE`");

@@ -2,7 +2,7 @@
 
 use claviger::grpc::proto;
 use prost_types::FieldMask;
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tonic::Status;
 
 use crate::harness::{Client, Service, reason};
@@ -75,4 +75,15 @@ pub async fn number(service: &Service, sql: &str) -> i64 {
     let statement = Statement::from_string(database.get_database_backend(), sql);
     let row = database.query_one_raw(statement).await.unwrap().unwrap();
     row.try_get_by_index(0).unwrap()
+}
+
+/// How many key strings are kept sealed for a retry. On SQLite one that was erased is there as zeros.
+pub async fn sealed_replays(service: &Service) -> i64 {
+    let database = service.database.by_hand().await;
+    let kept = match database.get_database_backend() {
+        DbBackend::Sqlite => "replace(hex(sealed), '0', '') <> ''",
+        _ => "true",
+    };
+    let of = |table| format!("(SELECT count(*) FROM {table} WHERE {kept})");
+    number(service, &format!("SELECT {} + {}", of("sealed_replay_0"), of("sealed_replay_1"))).await
 }

@@ -41,7 +41,7 @@ const DAMAGES: &[(&str, &str)] = &[
     ("UPDATE feed_head SET seq = seq + 1", "numbers that the feed's head has given out"),
     ("UPDATE api_key SET display_name = 'settings 77' WHERE merchant_username = 'crash'", "has half of its settings"),
     ("UPDATE api_key SET disabled = 1 WHERE merchant_username = 'crash'", "is Disabled in place of Valid"),
-    ("DELETE FROM request_log", "gives another key string"),
+    ("DELETE FROM completed_request", "gives another key string"),
     ("DELETE FROM change_log WHERE seq = 3", "numbers that the feed's head has given out and the feed does not have"),
     ("UPDATE change_log SET seq = 1000 WHERE seq = 3", "numbers between which the feed has a hole"),
 ];

@@ -307,7 +307,7 @@ on_every_engine! {
         MerchantOutOfReach: the caller reaches the keys of its own merchant only; other merchants need the scope claviger:all-merchants
         ReservedScopeNotHeld: only a caller that holds these scopes itself may grant them or change a key that has them: claviger:admin
         KeyNotFound: there is no such key within the caller's reach
-        RequestIdExpired: this request_id made a secret of <id> more than 15 minutes ago, which cannot be shown again; Rotate that key for a new one
+        RequestIdExpired: this request_id already made a secret of <id> which can no longer be shown (it can for 15 minutes, and not across an upgrade that erases it); Rotate that key for a new one
         KeyDeleted: the key is deleted
         KeyExpired: the key is expired; give it a later expire_time first
         LastAdministrator: this is the last key that can administer all merchants from here: it has to stay active, without end, with its scopes and usable from this address; make another one first

@@ -132,6 +132,21 @@ on_every_engine! {
 }
 
 on_every_engine! {
+    async fn case_52_a_hash_below_the_least_parameters_is_never_run(service: Service) {
+        let (cheap, fine) = (service.make_for("cheap", &[]).await, service.make_for("fine", &[]).await);
+        service.decision(&fine.key).await;
+        for change in ["m=1024', 'm=1023", "m=1023', 'm=8", "t=1', 't=10"] {
+            spoil_credential(&service, "cheap", &format!("phc = replace(phc, '{change}')")).await;
+            let (alarms, (_, runs)) = (service.app.alarms().raised(Alarm::RecordPoisoned), service.work());
+            let status = service.validate(&cheap.key, "").await.unwrap_err();
+            assert_eq!(poisoned(&status, &cheap.id), "the stored hash of KEY cannot be read; this key is refused until it is repaired");
+            assert_eq!((service.app.alarms().raised(Alarm::RecordPoisoned), service.work().1), (alarms + 1, runs));
+            assert_eq!(service.decision(&fine.key).await, DecisionCode::Valid);
+        }
+    }
+}
+
+on_every_engine! {
     async fn case_22_hashes_that_were_swapped_by_hand_open_nothing(service: Service) {
         let made = [service.make_for("a", &[]).await, service.make_for("b", &[]).await];
         for made in &made {

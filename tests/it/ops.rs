@@ -67,8 +67,6 @@ async fn a_service_that_waits_for_its_database_is_alive_and_says_why_it_is_not_r
 async fn a_root_secret_that_is_in_use_and_not_mounted_makes_it_unready() {
     let database = TestDatabase::new(Engine::Sqlite).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(folder.path().join("data/root-secrets")).unwrap();
-    write(&folder.path().join("data/root-secrets/0"), ROOT, 0o600);
     let serving = Program::new(folder.path()).set("CLAVIGER_DATABASE_URL", database.url()).serve();
     until_ready(serving.ops_address).await;
     // Activated by another replica; this one learns of it in its next round of upkeep.

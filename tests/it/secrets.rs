@@ -40,6 +40,7 @@ async fn refusals(mut client: Client, id: &str, canary: &str) -> Vec<(&'static s
             ("label key", proto::ApiKey { labels: labels(canary, "x"), ..key() }),
             ("label value", proto::ApiKey { labels: labels("x", canary), ..key() }),
             ("etag", proto::ApiKey { etag: text(), ..key() }),
+            ("last_used_ip", proto::ApiKey { last_used_ip: text(), ..key() }),
         ]
     };
     let mut out = Vec::new();
@@ -94,6 +95,8 @@ async fn refusals(mut client: Client, id: &str, canary: &str) -> Vec<(&'static s
     out.push(("caller_ip", client.validate(request).await.err()));
     let request = proto::ValidateRequest { required_scopes: vec![text()], ..validate };
     out.push(("required_scopes", client.validate(request).await.err()));
+    let request = proto::ValidateRequest { min_revision: text(), key: "no key".into(), ..Default::default() };
+    out.push(("min_revision", client.validate(request).await.err()));
     out
 }
 
@@ -192,7 +195,8 @@ on_every_engine! {
         let note = proto::DeleteRequest { id, note: "no longer used".into(), ..Default::default() };
         service.admin().delete(note).await.unwrap();
         let dump = dump(&service.database.by_hand().await).await;
-        assert!(dump.contains("no longer used") && holds(&dump, "a-retry-that-is-safe") && dump.contains("argon2id"));
+        assert!(!holds(&dump, "a-retry-that-is-safe"), "request ids are stored as digests");
+        assert!(dump.contains("no longer used") && dump.contains("argon2id"));
         for key in [&made.key, &rotated, &service.admin, &nobody.key] {
             // The credential's id may be seen; the secret and the tag may not.
             for part in [&key[SECRET], &key[71..82]] {
@@ -276,4 +280,67 @@ fn case_38_a_panic_tells_where_it_was_and_not_what_it_said() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("panic") && told.contains(file!()), "{told}");
     assert!(!told.contains(canary) && !String::from_utf8(output.stdout).unwrap().contains(canary), "{told}");
+}
+
+/// Asks reflection about `canary` in each of its texts. Every question has to be refused.
+async fn reflection_refusals(channel: &tonic::transport::Channel, canary: &str) -> Vec<(&'static str, Status)> {
+    use tonic_reflection::pb::v1::{
+        ExtensionRequest, ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest as Ask,
+    };
+    let text = || canary.to_owned();
+    let extension = ExtensionRequest { containing_type: text(), extension_number: 1 };
+    let questions = [
+        ("symbol", String::new(), Ask::FileContainingSymbol(text())),
+        ("symbol with a name around it", String::new(), Ask::FileContainingSymbol(format!("claviger.v1.{canary}"))),
+        ("file", String::new(), Ask::FileByFilename(text())),
+        ("extension", String::new(), Ask::FileContainingExtension(extension)),
+        ("extension numbers", String::new(), Ask::AllExtensionNumbersOfType(text())),
+        ("services", String::new(), Ask::ListServices(text())),
+        ("host", text(), Ask::ListServices(String::new())),
+    ];
+    let mut out = Vec::new();
+    for (field, host, question) in questions {
+        let mut client = ServerReflectionClient::new(channel.clone());
+        let bad = ServerReflectionRequest { host, message_request: Some(question) };
+        let outcome = match client.server_reflection_info(tokio_stream::iter([bad])).await {
+            Ok(answers) => answers.into_inner().message().await.map(drop),
+            Err(status) => Err(status),
+        };
+        out.push((field, outcome.err().unwrap_or_else(|| panic!("{field} was answered"))));
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_71_a_key_string_that_was_cut_is_refused_and_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = Program::new(folder.path()).set("CLAVIGER_LOG", "trace").serve();
+    let admin = admin_key(folder.path());
+    let mut client = serving.client(&admin);
+    let request = proto::CreateRequest { api_key: Some(key_of("acme", &[])), ..Default::default() };
+    let made = client.create(request).await.unwrap().into_inner();
+    let (key, id) = (made.key, made.api_key.unwrap().id);
+    let mut answers = Vec::new();
+    for length in [30, 60, 64, 87] {
+        let cut = &key[..length];
+        for (field, status) in refusals(serving.client(&admin), &id, cut).await {
+            let status = status.unwrap_or_else(|| panic!("{field} was taken"));
+            assert!(violations(&status).contains("holds a key string"), "{field}: {status:?}");
+            answers.push(format!("{status:?} {}", String::from_utf8_lossy(status.details())));
+        }
+        for (field, status) in reflection_refusals(&serving.channel(), cut).await {
+            assert!(violations(&status).contains("message_request: holds a key string"), "{field}: {status:?}");
+            answers.push(format!("{status:?} {}", String::from_utf8_lossy(status.details())));
+        }
+    }
+    // The public part alone is no secret: lists show it, and people write it into names.
+    let public = &key[..26];
+    let named = proto::ApiKey { display_name: format!("instead of {public}"), ..key_of("acme", &[]) };
+    let request = proto::CreateRequest { api_key: Some(named), ..Default::default() };
+    client.create(request).await.unwrap();
+    let ended = serving.stop();
+    assert!(ended.stderr.contains("call failed"), "{}", ended.stderr);
+    assert_eq!(answers.iter().find(|answer| answer.contains(&key[..28])), None);
+    assert_eq!(ended.stderr.lines().find(|line| line.contains(&key[..28])), None);
 }

@@ -263,13 +263,13 @@ on_every_engine! {
     async fn a_request_id_is_noted_once(test: TestStore) {
         let wanted = key(1, "acme");
         insert(&test.store, &wanted).await;
-        let request = RequestKey { caller: KeyId::from_bytes([9; 16]), request_id: "Request-Id-000001".into() };
+        let request = RequestKey { caller: KeyId::from_bytes([9; 16]), request_id: "Request-Id-000001".parse().unwrap() };
         let replay = Replay {
             fingerprint: [3; 32],
             key_id: wanted.id,
             credential_id: wanted.current,
             create_time: Time::from_micros(NOW),
-            sealed: Some((RootId::new('0').unwrap(), vec![0, 255, 7])),
+            sealed: Some((RootId::new('0').unwrap(), [7; 168])),
         };
         let note = async |request: &RequestKey| {
             let tx = test.store.begin().await.unwrap();
@@ -278,11 +278,11 @@ on_every_engine! {
         };
         note(&request).await.unwrap();
         assert!(matches!(note(&request).await, Err(Error::Unavailable(Unavailable::Contended(_)))));
-        let other_case = RequestKey { request_id: "request-id-000001".into(), ..request.clone() };
+        let other_case = RequestKey { request_id: "request-id-000001".parse().unwrap(), ..request.clone() };
         note(&other_case).await.unwrap();
 
-        assert_eq!(test.store.request_erase_sealed_before(Time::from_micros(NOW)).await.unwrap(), 0);
-        assert_eq!(test.store.request_erase_sealed_before(Time::from_micros(NOW + 1)).await.unwrap(), 2);
+        assert_eq!(test.store.sealed_replay_erase_before(Time::from_micros(NOW)).await.unwrap(), 0);
+        assert_eq!(test.store.sealed_replay_erase_before(Time::from_micros(NOW + 1)).await.unwrap(), 2);
         let tx = test.store.begin().await.unwrap();
         let found = tx.request_find(&request).await.unwrap().unwrap();
         assert!(found == Replay { sealed: None, ..replay });

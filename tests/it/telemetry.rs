@@ -242,14 +242,19 @@ async fn case_38_no_secret_is_in_a_span_and_nothing_of_one_key_in_a_metric() {
     let database = TestDatabase::new(Engine::Sqlite).await.unwrap();
     let (collector, address) = Collector::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let serving = program(folder.path(), address)
-        .set("CLAVIGER_DATABASE_URL", database.url())
-        .set("CLAVIGER_ROOT_SECRETS", folder.path().join("roots").to_str().unwrap());
+    let roots = folder.path().join("roots");
+    let set_up = |program: Program| {
+        program.set("CLAVIGER_DATABASE_URL", database.url()).set("CLAVIGER_ROOT_SECRETS", roots.to_str().unwrap())
+    };
     std::fs::create_dir(folder.path().join("roots")).unwrap();
     let root = "5bd61f0b4f1a9c4d0be1ab3c7a5a9c0de0f1a2b3c4d5e6f708192a3b4c5d6e7f";
     crate::harness::process::write(&folder.path().join("roots/0"), root, 0o600);
-    let serving = serving.serve();
-    let admin = admin_key(folder.path());
+    let admin =
+        set_up(Program::new(folder.path())).args(&["bootstrap", "--offline"]).run().stdout.trim_end().to_owned();
+    let bootstrap = folder.path().join("bootstrap.key");
+    crate::harness::process::write(&bootstrap, &admin, 0o600);
+    let serving =
+        set_up(program(folder.path(), address)).set("CLAVIGER_BOOTSTRAP_KEY_FILE", bootstrap.to_str().unwrap()).serve();
     let mut client = serving.client(&admin);
     let made = client.create(create("merchant-canary")).await.unwrap().into_inner();
     let id = made.api_key.as_ref().unwrap().id.clone();

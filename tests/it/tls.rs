@@ -90,7 +90,7 @@ async fn a_client_that_trusts_the_authority_validates_over_tls() {
     let fingerprint = ended.told().split_once("sha256=\"").unwrap().1[..64].to_owned();
     assert_snapshot!(ended.told().replace(&fingerprint, "FINGERPRINT"), @r#"
     INFO claviger::tls: serving a certificate until="2040-12-31T00:00:00Z" names=["keys.example"] addresses=[127.0.0.1] sha256="FINGERPRINT"
-    INFO claviger::store::schema: migrated the schema from=0 to=2
+    INFO claviger::store::schema: migrated the schema from=0 to=4
 
     Claviger serves gRPC on 127.0.0.1:PORT
 

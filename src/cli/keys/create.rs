@@ -28,7 +28,8 @@ pub struct CreateArgs {
     disabled: bool,
 
     /// Repeat an earlier create whose answer was lost: within 15 minutes the same key is shown again, and no second one
-    /// is made
+    /// is made. An id of your own should be 128 random bits, such as from `openssl rand -hex 16`; without this option
+    /// the command makes one
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
 }

@@ -41,7 +41,8 @@ pub struct RotateArgs {
     etag: Option<String>,
 
     /// Repeat an earlier rotate whose answer was lost: within 15 minutes the same key string is shown again, and no
-    /// other one is made
+    /// other one is made. An id of your own should be 128 random bits, such as from `openssl rand -hex 16`; without this
+    /// option the command makes one
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
 

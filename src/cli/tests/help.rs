@@ -107,7 +107,8 @@ fn help_of_create() {
 
           --request-id <ID>
               Repeat an earlier create whose answer was lost: within 15 minutes the same key is shown
-              again, and no second one is made
+              again, and no second one is made. An id of your own should be 128 random bits, such as
+              from `openssl rand -hex 16`; without this option the command makes one
 
       -h, --help
               Print help (see a summary with '-h')
@@ -286,7 +287,8 @@ fn help_of_rotate() {
 
           --request-id <ID>
               Repeat an earlier rotate whose answer was lost: within 15 minutes the same key string is
-              shown again, and no other one is made
+              shown again, and no other one is made. An id of your own should be 128 random bits, such
+              as from `openssl rand -hex 16`; without this option the command makes one
 
           --no-wait
               Do not wait until no replica decides on the state before any more

@@ -167,8 +167,23 @@ fn a_key_string_is_found_inside_other_text() {
     ] {
         assert!(format.occurs_in(&text), "{text}");
     }
-    for text in ["clv_", "clv", "🦀clv_🦀", "", public_part("clv", key.credential_id()).as_str()] {
+    let public = public_part("clv", key.credential_id());
+    for text in ["clv_", "clv", "🦀clv_🦀", "", &public, &format!("{public}_"), &format!("{public} is used up")] {
         assert!(!format.occurs_in(text), "{text}");
+    }
+}
+
+#[test]
+fn case_71_a_key_string_is_found_wherever_it_was_cut_after_its_public_part() {
+    let format = format("clv", &["acme_live"]);
+    for prefix in ["clv", "acme_live"] {
+        let key = render(prefix, [1; 16], [2; 32]);
+        let public = public_part(prefix, key.credential_id()).len();
+        for length in 0..=key.reveal().len() {
+            let cut = &key.reveal()[..length];
+            assert_eq!(format.occurs_in(cut), length > public + 1, "{cut}");
+            assert_eq!(format.occurs_in(format!("a{cut}-")), length > public + 1, "{cut}");
+        }
     }
 }
 

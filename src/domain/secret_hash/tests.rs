@@ -85,6 +85,10 @@ fn case_28_a_hash_beyond_the_bounds_is_refused_without_running_it() {
         "m=1024,t=0,p=1",
         "m=1024,t=1,p=0",
         "m=7,t=1,p=1",
+        // Below the cheapest profile.
+        "m=1023,t=1,p=1",
+        "m=32,t=2,p=4",
+        "m=512,t=10,p=1",
         "m=1024,t=1,p=1,data=AAAA",
         "m=1024,t=1,p=1,keyid=AAAA",
         "m=1024,t=1",

@@ -177,6 +177,8 @@ pub fn app_settings() -> Settings {
         purge_after: Duration::from_secs(30 * 24 * 60 * 60),
         hashing_threads: 2,
         hashing_queue: 1_024,
+        // The clock of a test is the test's own, far from that of the database.
+        max_clock_difference: Duration::MAX,
         // No promise depends on how fast the machine is.
         freshness: freshness::Settings {
             poll_timeout: Duration::from_secs(20),
@@ -199,13 +201,18 @@ impl Service {
     }
 
     pub async fn start_with(engine: Engine, settings: Settings) -> Option<Self> {
+        Self::start_at(engine, settings, Time::from_micros(BEGINNING)).await
+    }
+
+    /// With a clock that begins at `now`.
+    pub async fn start_at(engine: Engine, settings: Settings, now: Time) -> Option<Self> {
         let database = TestDatabase::new(engine).await?;
         let store = database.open().await;
         store.schema_migrate().await.unwrap();
         store.feed_begin("epoch").await.unwrap();
         // One replica is all there is, and it forgets by itself what it changes: nobody has to be waited for.
         database.by_hand().await.execute_unprepared("UPDATE feed_head SET wait_ms = 0").await.unwrap();
-        let clock = Arc::new(ManualClock::new(Time::from_micros(BEGINNING)));
+        let clock = Arc::new(ManualClock::new(now));
         let app = App::start(store, clock.clone(), settings, vec![root('0', 7)]).await.unwrap();
         let admin = std::sync::Mutex::new(String::new());
         let keep = |key: &claviger::domain::key_string::KeyString| {

@@ -94,6 +94,19 @@ impl Program {
         Self::of(folder, command)
     }
 
+    /// Runs among mounts of its own, after `shell` made them. None where the system does not permit that.
+    pub fn among_mounts(folder: &Path, shell: &str) -> Option<Self> {
+        let permitted = Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success());
+        if !permitted {
+            let skipped = "skipped: this system does not permit `unshare -m`\n";
+            std::io::Write::write_all(&mut std::io::stderr(), skipped.as_bytes()).unwrap();
+            return None;
+        }
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-ec", &format!("{shell}; exec \"$0\" \"$@\""), BINARY]);
+        Some(Self::of(folder, command))
+    }
+
     fn of(folder: &Path, mut command: Command) -> Self {
         command.current_dir(folder).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self { folder: folder.to_owned(), command }
@@ -292,7 +305,8 @@ impl Output {
     }
 
     fn so_far(&self) -> String {
-        self.text.lock().unwrap().0.clone()
+        // Asked for when a wait for it has failed, which poisons the lock.
+        self.text.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.clone()
     }
 }
 
