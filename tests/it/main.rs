@@ -47,6 +47,7 @@ mod every_rpc;
 mod layers;
 mod leases;
 mod lists;
+mod logs;
 mod memory;
 mod neighbour;
 mod neighbour_health;
