@@ -17,7 +17,7 @@ use claviger::{
         serve, whoami,
     },
     config::SettingsArgs,
-    memory_protection,
+    memory_protection, telemetry,
 };
 
 /// What the transport allocates for each call costs it a good part of its time, and this one less of it than the system's.
@@ -86,5 +86,6 @@ async fn main() -> ExitCode {
         Command::Whoami { client } => whoami::run(client).await,
         Command::Doctor { client, args } => doctor::run(client, args).await,
     };
+    telemetry::log::flush();
     exit.into()
 }

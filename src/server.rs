@@ -201,6 +201,7 @@ pub async fn serve(
     if let Err(error) = app.store().close().await {
         tracing::warn!(?error, "the database could not be closed");
     }
+    grpc::failure_log::summarise();
     tracing::info!("stopped");
     outcome
 }

@@ -9,6 +9,7 @@
 
 pub mod instruments;
 pub mod log;
+mod log_queue;
 pub mod settings;
 
 use std::{fs, sync::Arc, time::Duration};
@@ -69,6 +70,7 @@ impl Telemetry {
         let meters = meters.build();
         if !settings.disabled {
             global::set_meter_provider(meters.clone());
+            log::observe();
         }
 
         global::set_text_map_propagator(TraceContextPropagator::new());

@@ -126,7 +126,6 @@ async fn recover(settings: &Settings) -> Result<Arc<KeyString>, String> {
 
 /// Tells what went wrong.
 pub fn fail(what: &str, exit: Exit) -> Exit {
-    // Standard error that cannot be written leaves nobody to tell.
-    drop(writeln!(std::io::stderr(), "error: {what}"));
+    telemetry::log::print_directly(&format!("error: {what}\n"));
     exit
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::{self, Write as _},
-    io::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -23,7 +22,7 @@ use crate::{
         ops::{Ops, Readiness},
     },
     store::Address,
-    telemetry::Telemetry,
+    telemetry::{Telemetry, log},
     tls::{Certificates, Leaf},
 };
 
@@ -38,14 +37,14 @@ const STREAM_AGE: Duration = Duration::from_secs(600);
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(args: SettingsArgs) -> Exit {
-    let (settings, log) = match read_settings(&args) {
+    let (settings, log_settings) = match read_settings(&args) {
         Ok(read) => read,
         Err(exit) => return exit,
     };
-    match serve(&settings, log.json).await {
+    match serve(&settings, log_settings.json).await {
         Ok(()) => Exit::Done,
         Err(error) => {
-            tracing::error!("{error}");
+            log::last_words(|| tracing::error!("{error}"));
             Exit::Fault
         }
     }
@@ -78,7 +77,7 @@ async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error
     if json {
         welcome.log();
     } else {
-        write!(std::io::stderr(), "{welcome}")?;
+        log::print(&welcome.to_string());
     }
     let shutdown = async move {
         tokio::select! {

@@ -8,6 +8,7 @@
 mod answer;
 pub mod api_keys;
 pub mod auth;
+pub mod failure_log;
 mod items;
 pub mod observed;
 pub mod open_calls;

@@ -18,7 +18,7 @@ use tonic::{Code, Status, body::Body, transport::server::TcpConnectInfo};
 use tonic_types::StatusExt;
 use tower::{Layer, Service};
 
-use super::{SERVICE, auth::CalledBy, proto::ErrorReason, status};
+use super::{SERVICE, auth::CalledBy, failure_log, proto::ErrorReason, status};
 use crate::domain::Error;
 
 /// No call takes longer until its answer begins. The attempts of a change end before.
@@ -132,13 +132,16 @@ impl Call {
         answer
     }
 
-    /// One line for each failed call, and none for the others.
+    /// One line for each failed call, and none for the others. Those of unauthenticated calls are limited.
     fn log_failure(&self, response: &http::Response<Body>, took: Duration) {
         let Some(status) = response.extensions().get::<Status>().filter(|status| status.code() != Code::Ok) else {
             return;
         };
         let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
         let caller = response.extensions().get::<CalledBy>().map(|called_by| called_by.0.to_string());
+        if caller.is_none() && !failure_log::may_log(self.peer) {
+            return;
+        }
         let caller = caller.as_deref().unwrap_or_default();
         let peer = self.peer.map(|peer| peer.to_string()).unwrap_or_default();
         let cause = cause_of(status);

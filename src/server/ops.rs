@@ -2,7 +2,9 @@
 //!
 //! `/livez` speaks of this process alone: a database that is away is no reason to restart it. `/readyz` says whether calls
 //! should come here, and if not, why not. `/metrics` is the text format of Prometheus. The port is there before the
-//! database is opened and until after the drain, so that both can be watched.
+//! database is opened and until after the drain, so that both can be watched. Each connection carries one request.
+
+mod connections;
 
 use std::{
     convert::Infallible,
@@ -12,24 +14,16 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use opentelemetry::global;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{app::App, telemetry::Telemetry, trace::SCOPE};
-
-/// Connections at once; the next wait.
-const CONNECTIONS: usize = 64;
-/// How long a request may take to come in, and a connection may be idle.
-const HEADERS_WITHIN: Duration = Duration::from_secs(5);
-/// How long to let the listener be after it failed, as it does while there are no descriptors left.
-const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 /// Whether calls should come to this process.
 #[derive(Default)]
@@ -90,7 +84,7 @@ impl Ops {
             .with_callback(move |observer| observer.observe(found.ready.load(Ordering::Relaxed).into(), &[]))
             .build();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(accept(listener, readiness, telemetry, stop.clone()));
+        let serving = tokio::spawn(serve(listener, readiness, telemetry, stop.clone()));
         Self { stop, serving }
     }
 
@@ -103,32 +97,17 @@ impl Ops {
     }
 }
 
-async fn accept(listener: TcpListener, readiness: Arc<Readiness>, telemetry: Arc<Telemetry>, stop: CancellationToken) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    while let Some(place) = stop.run_until_cancelled(Arc::clone(&room).acquire_owned()).await {
-        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { break };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "the ops port cannot take a connection");
-                #[expect(clippy::disallowed_methods, reason = "descriptors come back without a word")]
-                let pause = tokio::time::sleep(AFTER_FAILURE);
-                stop.run_until_cancelled(pause).await;
-                continue;
-            }
-        };
-        let (readiness, telemetry, stop) = (Arc::clone(&readiness), Arc::clone(&telemetry), stop.clone());
-        tokio::spawn(async move {
-            let _place = place;
+async fn serve(listener: TcpListener, readiness: Arc<Readiness>, telemetry: Arc<Telemetry>, stop: CancellationToken) {
+    let accepting = connections::accept(listener, |stream| {
+        let (readiness, telemetry) = (Arc::clone(&readiness), Arc::clone(&telemetry));
+        async move {
             let answering = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request, &readiness, &telemetry))));
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADERS_WITHIN)
-                .serve_connection(TokioIo::new(stream), answering);
-            // A prober that hangs up or says nothing is its own affair.
-            drop(stop.run_until_cancelled(connection).await);
-        });
-    }
+            let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), answering);
+            // A prober that hangs up or sends no request is not worth a line.
+            drop(connection.await);
+        }
+    });
+    stop.run_until_cancelled(accepting).await;
 }
 
 fn answer(request: &Request<Incoming>, readiness: &Readiness, telemetry: &Telemetry) -> Response<String> {

@@ -1,12 +1,17 @@
 //! Logs: text for a terminal or JSON for machines, always to standard error, and never a secret.
+//!
+//! Lines go through [`log_queue`](super::log_queue), so logging never blocks the service.
 
 use std::{
     fmt,
     io::{IsTerminal, stderr},
     panic,
+    sync::OnceLock,
 };
 
-use tracing::{Event, Subscriber};
+use opentelemetry::{KeyValue, global};
+
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
     filter::{LevelFilter, Targets},
@@ -20,7 +25,14 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{config::LogSettings, trace};
+use super::log_queue::{LEVELS, LogQueue, directly};
+use crate::{
+    config::LogSettings,
+    trace::{self, SCOPE},
+};
+
+/// The queue of this process, once it logs.
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
 /// Libraries that print headers or statements when asked for their details. They are not asked, whatever the filter; what
 /// they tell of their own accord below a warning (a migration, a notice of the database) helps nobody either.
@@ -51,15 +63,62 @@ pub fn begin(settings: &LogSettings) -> Result<(), String> {
         .with_default(LevelFilter::TRACE)
         .with_targets(DISCREET.map(|library| (library, LevelFilter::WARN)));
     let registry = tracing_subscriber::registry().with(filter).with(discreet);
+    let queue = LogQueue::start().map_err(|error| format!("the log cannot be started: {error}"))?;
+    let queue = QUEUE.get_or_init(|| queue).clone();
     let begun = if settings.json {
         let line = JsonLine(Format::default().json().flatten_event(true));
-        registry.with(layer().json().event_format(line).with_writer(stderr)).try_init()
+        registry.with(layer().json().event_format(line).with_writer(queue)).try_init()
     } else {
-        registry.with(layer().with_writer(stderr).with_ansi(stderr().is_terminal())).try_init()
+        registry.with(layer().with_writer(queue).with_ansi(stderr().is_terminal())).try_init()
     };
     begun.map_err(|error| error.to_string())?;
     log_panics();
     Ok(())
+}
+
+/// Queues `text` as it is, without the form of a log line.
+pub fn print(text: &str) {
+    if let Some(queue) = QUEUE.get() {
+        queue.push(Level::INFO, text.as_bytes());
+    }
+}
+
+/// Writes what the queue holds, then the lines of `log` past the queue. Takes a few seconds at most, even if standard
+/// error is not read.
+pub fn last_words(log: impl FnOnce()) {
+    flush();
+    directly(log);
+}
+
+/// Writes `text` to standard error past the queue, after what the queue holds. Works before [`begin`], too, and takes a few
+/// seconds at most.
+pub fn print_directly(text: &str) {
+    flush();
+    let queue = QUEUE.get().cloned().or_else(|| LogQueue::start().ok());
+    if let Some(queue) = queue {
+        queue.write_directly(Level::ERROR, text.as_bytes());
+    }
+}
+
+/// Writes what the queue holds. Takes a second at most. To be called before the process ends.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush();
+    }
+}
+
+/// Shows how many lines were dropped, with the meter that is set.
+pub(super) fn observe() {
+    global::meter(SCOPE)
+        .u64_observable_counter("claviger.log.lines.dropped")
+        .with_description("Log lines dropped because standard error was not read or could not be written, by level")
+        .with_callback(|observer| {
+            let Some(queue) = QUEUE.get() else { return };
+            for level in LEVELS {
+                observer.observe(queue.dropped(level), &[KeyValue::new("level", level.as_str().to_ascii_lowercase())]);
+            }
+        })
+        .build();
 }
 
 /// A line of JSON, with the ids of the trace and the span that it was written in.
@@ -88,6 +147,6 @@ where
 fn log_panics() {
     panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(location, "panic");
+        directly(|| tracing::error!(location, "panic"));
     }));
 }

@@ -16,7 +16,7 @@ use crate::harness::{
 
 /// How many descriptors the process may have, and how many connections try to take them.
 const DESCRIPTORS: usize = 96;
-const CONNECTIONS: usize = 200;
+const CONNECTIONS: usize = 160;
 const COMPLAINT: &str = "no connection could be accepted";
 
 /// How long the process has run on a processor so far. Its clock ticks a hundred times a second.

@@ -49,6 +49,7 @@ mod every_rpc;
 mod layers;
 mod leases;
 mod lists;
+mod logs;
 mod memory;
 mod memory_protection;
 mod neighbour;

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
 };
 
 use insta::assert_snapshot;
@@ -10,7 +11,7 @@ use sea_orm::ConnectionTrait;
 
 use crate::harness::{
     Engine, TestDatabase,
-    process::{Program, admin_key, eventually, ops, write},
+    process::{PATIENCE, Program, admin_key, eventually, ops, write},
     raw::Endless,
 };
 
@@ -111,6 +112,75 @@ async fn a_service_that_drains_is_alive_and_not_ready_and_can_still_be_scraped()
     assert!(metrics.contains("claviger_decisions_total") && metrics.contains("\nclaviger_ready 0\n"), "{metrics}");
     drop(call);
     assert_eq!(serving.running.ended().code, Some(0));
+}
+
+/// Asks on a new connection and leaves it open.
+fn kept_alive(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: keep-alive\r\n\r\n").unwrap();
+    stream
+}
+
+/// How long the slowest of many probes took.
+async fn slowest_probe(address: SocketAddr) -> Duration {
+    let mut slowest = Duration::ZERO;
+    for _ in 0..30 {
+        let begun = Instant::now();
+        let answer = tokio::time::timeout(PATIENCE, ops(address, "/livez")).await.expect("the probe is answered");
+        assert_eq!(answer.status, 200);
+        assert!(answer.head.contains("connection: close"), "{}", answer.head);
+        slowest = slowest.max(begun.elapsed());
+    }
+    slowest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_57_idle_and_silent_connections_to_the_ops_port_do_not_starve_probes() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = Program::new(folder.path()).serve();
+    let address = serving.ops_address;
+    let mut first = TcpStream::connect(address).unwrap();
+    let _silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let _half: Vec<TcpStream> = (0..64)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /livez HTTP/1.1\r\n").unwrap();
+            stream
+        })
+        .collect();
+    let kept: Vec<TcpStream> = (0..64).map(|_| kept_alive(address)).collect();
+    let slowest = slowest_probe(address).await;
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    // The oldest gave way, and none that asked is kept open, answered or not.
+    assert_eq!(first.read(&mut [0]).unwrap_or_default(), 0);
+    for mut stream in kept {
+        let mut answer = Vec::new();
+        let _reset_or_end = stream.read_to_end(&mut answer);
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 200 "), "{answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_connection_to_the_ops_port_is_closed_after_two_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = Program::new(folder.path()).serve();
+    let begun = Instant::now();
+    let mut silent = TcpStream::connect(serving.ops_address).unwrap();
+    assert_eq!(silent.read(&mut [0]).unwrap_or_default(), 0);
+    assert!((1_900..10_000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_57_probes_are_answered_by_a_process_that_clients_left_without_descriptors() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = Program::after(folder.path(), "ulimit -n 96").begin().until_serving();
+    until_ready(serving.ops_address).await;
+    let connections: Vec<TcpStream> = (0..150).map(|_| TcpStream::connect(serving.address).unwrap()).collect();
+    for _ in 0..5 {
+        let slowest = slowest_probe(serving.ops_address).await;
+        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    }
+    drop(connections);
 }
 
 #[test]
