@@ -1,6 +1,7 @@
 //! The server: services, layers, workers, and their end.
 
 mod connection;
+pub mod descriptors;
 mod door;
 mod handshake;
 mod listener;
@@ -18,6 +19,7 @@ use tonic_reflection::server::Builder as Reflection;
 
 pub use self::listener::{Limits, Listener};
 use crate::{
+    admission::Connections,
     app::{
         App,
         alarms::Alarm,
@@ -138,7 +140,9 @@ pub async fn serve(
         .add_optional_service(reflection_v1)
         .add_optional_service(reflection_v1alpha)
         .add_service(ApiKeys::server(&app, ends, settings.short_cut));
-    let incoming = listener.incoming();
+    let connections = Connections::new(listener.limits.connections);
+    instruments::observe_connections(&connections);
+    let incoming = listener.incoming(connections.clone());
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
 
     let mut transport_ended = false;

@@ -8,7 +8,11 @@
 //! This module knows shares, amounts and queues. It does not know keys, protocols or the database.
 
 mod budget;
+mod connection;
+mod connections;
 mod share;
 
 pub use budget::{Budget, Full, GivesWay, Grant};
+pub use connection::{CloseReason, ConnectionHandle, OpenCall};
+pub use connections::{Connections, Place};
 pub use share::Share;

@@ -87,6 +87,11 @@ impl Caller {
         self.pass.owner()
     }
 
+    /// Whether it reaches the keys of all merchants.
+    pub fn reaches_all(&self) -> bool {
+        self.reach().merchant().is_none()
+    }
+
     /// The address it called from.
     pub fn peer(&self) -> CallerIp {
         self.peer

@@ -13,12 +13,13 @@ use std::{
 };
 
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
-use tonic::{Request, Status, body::Body, server::NamedService, transport::server::TcpConnectInfo};
+use tonic::{Request, Status, body::Body, server::NamedService};
 use tower::Service;
 use zeroize::Zeroizing;
 
 use super::status;
 use crate::{
+    admission::{ConnectionHandle, Share},
     app::{App, Guest, Known, Rights},
     domain::{Caller, Error, KeyId, Result, ip_rules::CallerIp},
 };
@@ -51,6 +52,15 @@ impl CallerKey {
     /// The same from memory alone; none if that cannot be.
     pub(super) fn authenticate_at_once(&self, app: &App) -> Option<Guest> {
         app.authenticate_at_once(self.known.as_ref()?, self.peer)
+    }
+}
+
+/// The share of a caller: its merchant, or the key alone if it reaches all merchants.
+pub(super) fn share_of(caller: &Caller) -> Share {
+    if caller.reaches_all() {
+        Share::Key(*caller.key_id().as_bytes())
+    } else {
+        Share::Merchant(caller.merchant().as_str().into())
     }
 }
 
@@ -99,13 +109,16 @@ where
         Box::pin(async move {
             match app.authenticate(&token, peer, rights).await {
                 Ok(caller) => {
-                    let key_id = caller.key_id();
+                    let (key_id, share) = (caller.key_id(), share_of(&caller));
+                    if let Some(connection) = request.extensions().get::<ConnectionHandle>() {
+                        connection.note_authenticated(&share);
+                    }
                     if request.uri().path() == VALIDATE_STREAM {
                         let known = app.know(&token);
                         request.extensions_mut().insert(Arc::new(CallerKey { token, known, peer }));
                     }
                     request.extensions_mut().insert(caller);
-                    Named { key_id, answer: Box::pin(inner.call(request)) }.await
+                    Named { key_id, share, answer: Box::pin(inner.call(request)) }.await
                 }
                 Err(error) => refused(error).await,
             }
@@ -123,6 +136,7 @@ fn refused(error: Error) -> Answering {
 /// An answer that says who called, if it is a failure.
 struct Named<F> {
     key_id: KeyId,
+    share: Share,
     answer: F,
 }
 
@@ -137,6 +151,7 @@ where
             if response.headers().contains_key("grpc-status") {
                 response.extensions_mut().insert(CalledBy(self.key_id));
             }
+            response.extensions_mut().insert(self.share.clone());
             response
         })
     }
@@ -161,8 +176,10 @@ pub(super) fn shown<'a>(headers: &'a HeaderMap, extensions: &Extensions) -> Resu
 }
 
 fn peer(extensions: &Extensions) -> Result<IpAddr> {
-    let info = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-    info.map(|address| address.ip()).ok_or_else(|| Error::fault("the connection has no peer address"))
+    let connection = extensions.get::<ConnectionHandle>();
+    connection
+        .map(|connection| connection.peer().ip())
+        .ok_or_else(|| Error::fault("the connection has no peer address"))
 }
 
 /// The token of the one `authorization` header. RFC 9110 compares the scheme without regard to case.

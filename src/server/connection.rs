@@ -1,4 +1,4 @@
-//! A connection whose handshakes are done: plaintext or TLS, with the address of its peer.
+//! A connection whose handshakes are complete: plaintext or TLS, with its place among all connections.
 
 use std::{
     io,
@@ -11,7 +11,9 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+
+use crate::admission::{ConnectionHandle, Place};
 
 /// What bytes go through.
 pub(super) enum Wire {
@@ -24,30 +26,39 @@ pub(super) enum Wire {
 /// See the module.
 pub(super) struct Connection {
     wire: Wire,
-    /// What was read in the handshake and belongs to whoever reads next.
+    /// What was read in the handshake and has to be read first.
     read: Vec<u8>,
     given: usize,
-    addresses: TcpConnectInfo,
+    place: Place,
 }
 
 impl Connection {
-    /// `read` is what the peer has said so far.
-    pub(super) fn new(wire: Wire, read: Vec<u8>, addresses: TcpConnectInfo) -> Self {
-        Self { wire, read, given: 0, addresses }
+    /// `read` is what the client has sent so far.
+    pub(super) fn new(wire: Wire, read: Vec<u8>, place: Place) -> Self {
+        Self { wire, read, given: 0, place }
+    }
+
+    /// Fails once the connection was closed by this process; until then the task is woken when that happens.
+    fn poll_open(&self, cx: &Context<'_>) -> io::Result<()> {
+        match self.place.handle().poll_closed(cx.waker()) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = ConnectionHandle;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.addresses.clone()
+    fn connect_info(&self) -> ConnectionHandle {
+        self.place.handle().clone()
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.poll_open(cx)?;
         let left = this.read.get(this.given..).unwrap_or_default();
         if left.is_empty() {
             return Pin::new(&mut this.wire).poll_read(cx, buf);
@@ -64,10 +75,12 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_open(cx)?;
         Pin::new(&mut self.wire).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_open(cx)?;
         Pin::new(&mut self.wire).poll_flush(cx)
     }
 
@@ -80,6 +93,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_open(cx)?;
         Pin::new(&mut self.wire).poll_write_vectored(cx, bufs)
     }
 

@@ -3,7 +3,7 @@
 //!
 //! The transport behind it has no such bound: it would wait for ever for somebody who connects and says nothing.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -15,10 +15,12 @@ use tokio_rustls::{
     rustls::{self, AlertDescription, InvalidMessage, server::Acceptor},
     server::TlsStream,
 };
-use tonic::transport::server::Connected;
 
 use super::connection::{Connection, Wire};
-use crate::tls::{self, Certificates};
+use crate::{
+    admission::Place,
+    tls::{self, Certificates},
+};
 
 /// What a client of HTTP/2 says first, before its first frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -34,6 +36,8 @@ const MAX_FRAME: usize = 16 * 1024;
 pub(super) enum Refusal {
     /// The peer hung up without a word.
     Gone,
+    /// Its place was needed for another connection.
+    Displaced,
     /// The handshake of TLS was not done in time.
     TlsLate,
     /// The handshake of HTTP/2 was not done in time.
@@ -52,6 +56,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("the client hung up"),
+            Self::Displaced => f.write_str("its place was needed for another connection"),
             Self::TlsLate => f.write_str("the client did not end the handshake of TLS in time"),
             Self::Http2Late => f.write_str("the client did not begin to speak HTTP/2 in time"),
             Self::TlsGone => f.write_str(
@@ -82,13 +87,10 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
 /// Does the handshakes, each within `limit`.
 pub(super) async fn shake(
     stream: TcpStream,
-    peer: SocketAddr,
+    place: Place,
     certificates: Option<Arc<Certificates>>,
     limit: Duration,
 ) -> Result<Connection, Refusal> {
-    let mut addresses = stream.connect_info();
-    // The operating system forgets it when the peer has gone.
-    addresses.remote_addr = Some(peer);
     stream.set_nodelay(true).map_err(Refusal::Broken)?;
     let mut wire = match certificates {
         None => Wire::Plain(stream),
@@ -105,7 +107,7 @@ pub(super) async fn shake(
         Err(_) => Err(Refusal::Http2Late),
         Ok(Err(error)) if is_farewell(&error) => Err(Refusal::Gone),
         Ok(Err(error)) => Err(Refusal::Broken(error)),
-        Ok(Ok(read)) => Ok(Connection::new(wire, read, addresses)),
+        Ok(Ok(read)) => Ok(Connection::new(wire, read, place)),
     }
 }
 

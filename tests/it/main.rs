@@ -38,6 +38,7 @@ mod calls;
 mod cases;
 mod checker_run;
 mod cli;
+mod connections;
 mod crash_loop;
 mod decisions;
 mod descriptors;

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use claviger::admission::Connections;
 use claviger::grpc::{
     api_keys::ApiKeys,
     outer::{Outer, OuterLayer},
@@ -25,7 +26,7 @@ use prost::{
     bytes::{BufMut, Bytes},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, body::Body, service::Routes, transport::server::TcpConnectInfo};
+use tonic::{Status, body::Body, service::Routes};
 use tower::{Layer, Service as _, ServiceExt};
 
 use crate::{
@@ -187,8 +188,8 @@ impl Asked {
             request = request.header(*name, value);
         }
         let mut request = request.body(Body::new(Sent((self.pieces)(framed(&self.message))))).unwrap();
-        let remote_addr = Some(self.peer.parse().unwrap());
-        request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
+        let (place, _) = Connections::new(1).admit(self.peer.parse().unwrap());
+        request.extensions_mut().insert(place.handle().clone());
         request
     }
 }
