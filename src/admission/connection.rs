@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::{Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use futures_util::task::AtomicWaker;
@@ -55,6 +56,8 @@ struct State {
     closed: AtomicU8,
     /// Wakes the task that drives the connection.
     waker: AtomicWaker,
+    /// Since when the client has accepted no byte although there is something to send.
+    stalled_since: Mutex<Option<Instant>>,
     open_calls: AtomicU32,
     /// The first half of the id of the key that called last, so that most calls need no lock to note their caller.
     last_key: AtomicU64,
@@ -79,6 +82,7 @@ impl ConnectionHandle {
             registry,
             closed: AtomicU8::new(0),
             waker: AtomicWaker::new(),
+            stalled_since: Mutex::default(),
             open_calls: AtomicU32::new(0),
             last_key: AtomicU64::new(0),
             callers: Mutex::default(),
@@ -133,8 +137,7 @@ impl ConnectionHandle {
     /// As [`note_authenticated`](Self::note_authenticated), for the fast path: `share` is made only if another key than
     /// `key` called last.
     pub fn note_authenticated_key(&self, key: &[u8; 16], share: impl FnOnce() -> Share) {
-        let [a, b, c, d, e, f, g, h, ..] = *key;
-        let key = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let key = key.first_chunk().copied().map_or(0, u64::from_le_bytes);
         if self.0.last_key.load(Ordering::Relaxed) != key {
             self.note_authenticated(&share());
             self.0.last_key.store(key, Ordering::Relaxed);
@@ -156,6 +159,17 @@ impl ConnectionHandle {
     /// Whether no call is open on it.
     pub fn is_idle(&self) -> bool {
         self.0.open_calls.load(Ordering::Relaxed) == 0
+    }
+
+    /// Notes since when the client accepts no byte although there is something to send; none: it accepts bytes.
+    pub fn note_stalled(&self, since: Option<Instant>) {
+        *self.0.stalled_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// For how long the client has accepted no byte although there is something to send.
+    pub(super) fn stalled_for(&self, now: Instant) -> Duration {
+        let since = *self.0.stalled_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Closes the connection. The task that drives it learns of it when it polls it the next time, and is woken for that.

@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -101,6 +102,15 @@ impl Connections {
         let mut state = self.0.lock();
         state.regroup();
         (state.anonymous.size, state.authenticated.size)
+    }
+
+    /// Closes connections whose clients have accepted no byte for `limit` although there is something to send.
+    pub fn close_stalled(&self, now: Instant, limit: Duration) {
+        for handle in self.all() {
+            if handle.stalled_for(now) >= limit {
+                handle.close(CloseReason::Stalled);
+            }
+        }
     }
 
     /// Returns these connections for as long as they are used elsewhere.

@@ -88,12 +88,12 @@ impl Door {
         if let Some(displaced) = displaced {
             self.log_displaced(&displaced);
         }
-        let (certificates, limit) = (self.certificates.clone(), self.limits.handshake);
+        let (certificates, limits) = (self.certificates.clone(), self.limits);
         self.shaking.spawn(async move {
             let handle = place.handle().clone();
             let shaken = tokio::select! {
                 () = handle.closed() => Err(Refusal::Displaced),
-                shaken = handshake::shake(stream, place, certificates, limit) => shaken,
+                shaken = handshake::shake(stream, place, certificates, limits) => shaken,
             };
             (peer, shaken)
         });

@@ -16,14 +16,17 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::connection::{Connection, Wire};
+use super::{
+    connection::{Connection, Wire},
+    listener::Limits,
+};
 use crate::{
     admission::Place,
     tls::{self, Certificates},
 };
 
 /// What a client of HTTP/2 says first, before its first frame.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a peer that is refused gets to read why.
 const PARTING: Duration = Duration::from_secs(1);
 /// The bytes before a frame's payload; the first three are the length of it.
@@ -84,18 +87,19 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Does the handshakes, each within `limit`.
+/// Does the handshakes, each within its limit of time.
 pub(super) async fn shake(
     stream: TcpStream,
     place: Place,
     certificates: Option<Arc<Certificates>>,
-    limit: Duration,
+    limits: Limits,
 ) -> Result<Connection, Refusal> {
     stream.set_nodelay(true).map_err(Refusal::Broken)?;
     let mut wire = match certificates {
         None => Wire::Plain(stream),
         Some(certificates) => {
-            let stream = timeout(limit, encrypt(stream, &certificates)).await.map_err(|_| Refusal::TlsLate)??;
+            let stream =
+                timeout(limits.handshake, encrypt(stream, &certificates)).await.map_err(|_| Refusal::TlsLate)??;
             // rustls refuses a client that asks for something else, but not one that asks for nothing.
             if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN) {
                 return Err(Refusal::NoAlpn);
@@ -103,11 +107,11 @@ pub(super) async fn shake(
             Wire::Tls(Box::new(stream))
         }
     };
-    match timeout(limit, begin(&mut wire)).await {
+    match timeout(limits.handshake, begin(&mut wire)).await {
         Err(_) => Err(Refusal::Http2Late),
         Ok(Err(error)) if is_farewell(&error) => Err(Refusal::Gone),
         Ok(Err(error)) => Err(Refusal::Broken(error)),
-        Ok(Ok(read)) => Ok(Connection::new(wire, read, place)),
+        Ok(Ok(read)) => Ok(Connection::new(wire, read, place, limits.control_bytes)),
     }
 }
 

@@ -23,6 +23,10 @@ pub struct Limits {
     /// How many connections there may be at once, those in their handshakes included. When all places are taken, a new
     /// connection displaces another.
     pub connections: usize,
+    /// How long a client may accept no byte while there is something to send.
+    pub stall: Duration,
+    /// How many bytes of frames a client may send in a row without a request, a body or a stream item in them.
+    pub control_bytes: u64,
 }
 
 impl Limits {
@@ -32,7 +36,12 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { handshake: Duration::from_secs(5), connections: Self::CONNECTIONS }
+        Self {
+            handshake: Duration::from_secs(5),
+            connections: Self::CONNECTIONS,
+            stall: Duration::from_secs(10),
+            control_bytes: 1024 * 1024,
+        }
     }
 }
 

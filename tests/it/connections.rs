@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::{
     harness::{
         client_of,
-        frames::{END_STREAM, Frames, HEADERS, connect_from},
+        frames::{END_STREAM, Frames, HEADERS, SETTINGS, WINDOW_UPDATE, connect_from},
         process::{PATIENCE, eventually},
     },
     tls_handshakes::{HOUR, SecondDoor},
@@ -79,7 +79,7 @@ async fn case_57_idle_http_2_connections_without_a_key_give_way_to_calls() {
     for number in 0..4 * PLACES {
         let mut connection = Frames::connect(address, 65_535).await;
         // Its handshakes are complete: the server has sent its settings. Or it was displaced meanwhile.
-        drop(connection.next().await);
+        connection.next().await;
         idle.push(connection);
         if number % 16 == 15 {
             call_on_a_new_connection(&door).await;
@@ -105,4 +105,25 @@ async fn a_caller_that_fills_all_places_displaces_its_own_connections() {
     let (first, last) = (&mut held[0], 2 * PLACES - 1);
     assert!(tokio::time::timeout(PATIENCE, first.until(|_| false)).await.unwrap().is_none(), "the oldest is closed");
     get_self(&mut held[last], &greedy.key).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_may_send_64_kib_of_a_request_and_4_mib_of_all_requests_ahead() {
+    let door = crowded().await;
+    let mut connection = Frames::connect(door.address, 65_535).await;
+    let settings = connection.until(|frame| frame.kind == SETTINGS && frame.flags == 0).await.unwrap().payload;
+    let windows: Vec<_> =
+        settings.chunks(6).filter(|setting| setting[..2] == [0, 4]).map(|setting| &setting[2..]).collect();
+    assert_eq!(windows, [&65_536_u32.to_be_bytes()]);
+    let update = connection.until(|frame| frame.kind == WINDOW_UPDATE && frame.stream == 0).await.unwrap();
+    assert_eq!(update.payload, (4 * 1024 * 1024 - 65_535_u32).to_be_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_reset_before_they_are_accepted_do_not_end_the_connection() {
+    let door = crowded().await;
+    let admin = door.service.admin.clone();
+    let mut connection = Frames::connect(door.address, 65_535).await;
+    connection.begin_and_reset(GET, &admin, 200).await;
+    get_self(&mut connection, &admin).await;
 }

@@ -45,6 +45,7 @@ mod descriptors;
 mod enforcement;
 mod error_reasons;
 mod every_rpc;
+mod floods;
 mod layers;
 mod leases;
 mod lists;

@@ -16,7 +16,6 @@ pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
-pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
@@ -60,6 +59,29 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The headers of a call, compressed without any state.
+fn headers(path: &str, key: &str) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "claviger"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("authorization", &format!("Bearer {key}")),
+    ] {
+        // A literal that is not indexed, both lengths below 127.
+        block.push(0);
+        for text in [name, value] {
+            assert!(text.len() < 127);
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend(text.as_bytes());
+        }
+    }
+    block
+}
+
 impl Frames {
     /// Connects and announces this window for each stream.
     pub async fn connect(address: SocketAddr, window: u32) -> Self {
@@ -67,6 +89,7 @@ impl Frames {
     }
 
     pub async fn over(stream: TcpStream, window: u32) -> Self {
+        stream.set_nodelay(true).unwrap();
         let (read, write) = stream.into_split();
         let mut frames = Self { read, write, next: 1 };
         let setting = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window.to_be_bytes()].concat();
@@ -84,25 +107,19 @@ impl Frames {
     pub async fn begin(&mut self, path: &str, key: &str, flags: u8) -> Option<u32> {
         let stream = self.next;
         self.next += 2;
-        let mut block = Vec::new();
-        for (name, value) in [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", path),
-            (":authority", "claviger"),
-            ("content-type", "application/grpc"),
-            ("te", "trailers"),
-            ("authorization", &format!("Bearer {key}")),
-        ] {
-            // A literal that is not indexed, both lengths below 127.
-            block.push(0);
-            for text in [name, value] {
-                assert!(text.len() < 127);
-                block.push(u8::try_from(text.len()).unwrap());
-                block.extend(text.as_bytes());
-            }
+        self.send(HEADERS, flags, stream, &headers(path, key)).await.then_some(stream)
+    }
+
+    /// Begins and resets calls, all in one write, so that the server reads the resets with the calls.
+    pub async fn begin_and_reset(&mut self, path: &str, key: &str, calls: u32) {
+        let mut bytes = Vec::new();
+        for _ in 0..calls {
+            let stream = self.next;
+            self.next += 2;
+            bytes.extend(frame(HEADERS, END_HEADERS, stream, &headers(path, key)));
+            bytes.extend(frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
         }
-        self.send(HEADERS, flags, stream, &block).await.then_some(stream)
+        self.write.write_all(&bytes).await.unwrap();
     }
 
     /// Makes a unary call whose request is sent as a whole.
