@@ -21,7 +21,7 @@ use tonic_reflection::server::Builder as Reflection;
 
 pub use self::listener::{Limits, Listener};
 use crate::{
-    admission::Connections,
+    admission::{AnswerBudgets, Connections},
     app::{
         App,
         alarms::Alarm,
@@ -29,7 +29,7 @@ use crate::{
     },
     grpc::{
         self, api_keys::ApiKeys, observed::ObservedLayer, outer::OuterLayer, proto, short_cut::ShortCutLayer,
-        stream::Ends,
+        stream::Ends, unsent_answers::UnsentAnswersLayer,
     },
     telemetry::instruments,
 };
@@ -139,7 +139,9 @@ pub async fn serve(
     };
     let outer = OuterLayer::new(settings.max_calls);
     let ends = Ends { stop: stop.clone(), age: settings.stream_age };
+    let answers = Arc::new(AnswerBudgets::new(listener.limits.answers));
     let router = transport(settings.connection_age)
+        .layer(UnsentAnswersLayer::new(Arc::clone(&answers)))
         .layer(ObservedLayer::new(settings.traces))
         .layer(ShortCutLayer::new(settings.short_cut.then(|| Arc::clone(&app)), outer.room()))
         .layer(outer)
@@ -149,7 +151,7 @@ pub async fn serve(
         .add_service(ApiKeys::server(&app, ends, settings.short_cut));
     let connections = Connections::new(listener.limits.connections);
     instruments::observe_connections(&connections);
-    workers.spawn(sweep::close_unresponsive(connections.clone(), listener.limits, stop.clone()));
+    workers.spawn(sweep::close_unresponsive(connections.clone(), answers, listener.limits, stop.clone()));
     let incoming = listener.incoming(connections);
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
 

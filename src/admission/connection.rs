@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use super::{Share, connections::Registry};
+use super::{Share, connections::Registry, unread::Unread};
 
 /// Why a connection was closed by this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,9 @@ struct State {
     /// Since when the client has accepted no byte although there is something to send.
     stalled_since: Mutex<Option<Instant>>,
     open_calls: AtomicU32,
+    unread: Unread,
+    /// Whether its caller has left too many bytes of answers unread.
+    is_over_budget: AtomicBool,
     /// The first half of the id of the key that called last, so that most calls need no lock to note their caller.
     last_key: AtomicU64,
     callers: Mutex<Callers>,
@@ -84,6 +87,8 @@ impl ConnectionHandle {
             waker: AtomicWaker::new(),
             stalled_since: Mutex::default(),
             open_calls: AtomicU32::new(0),
+            unread: Unread::default(),
+            is_over_budget: AtomicBool::new(false),
             last_key: AtomicU64::new(0),
             callers: Mutex::default(),
             caller_changed: AtomicBool::new(false),
@@ -159,6 +164,19 @@ impl ConnectionHandle {
     /// Whether no call is open on it.
     pub fn is_idle(&self) -> bool {
         self.0.open_calls.load(Ordering::Relaxed) == 0
+    }
+
+    pub(super) fn unread(&self) -> &Unread {
+        &self.0.unread
+    }
+
+    pub(super) fn set_over_budget(&self, is_over_budget: bool) {
+        self.0.is_over_budget.store(is_over_budget, Ordering::Relaxed);
+    }
+
+    /// Whether its caller has left too many bytes of answers unread, so that its calls are refused.
+    pub fn is_over_budget(&self) -> bool {
+        self.0.is_over_budget.load(Ordering::Relaxed)
     }
 
     /// Notes since when the client accepts no byte although there is something to send; none: it accepts bytes.

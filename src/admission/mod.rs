@@ -7,12 +7,16 @@
 //!
 //! This module knows shares, amounts and queues. It does not know keys, protocols or the database.
 
+mod answers;
 mod budget;
 mod connection;
 mod connections;
 mod share;
+mod unread;
 
+pub use answers::{AnswerBudgets, AnswerLimits};
 pub use budget::{Budget, Full, GivesWay, Grant};
 pub use connection::{CloseReason, ConnectionHandle, OpenCall};
 pub use connections::{Connections, Place};
 pub use share::Share;
+pub use unread::UnreadAnswer;

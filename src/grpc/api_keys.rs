@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     MAX_REQUEST,
     answer::Answer,
-    auth::{Authenticated, caller, caller_key},
+    auth::{Authenticated, caller, caller_key, share_of},
     items::Streams,
     outer::Deadline,
     proto::{
@@ -19,6 +19,7 @@ use super::{
     question::Question,
     read, status,
     stream::{Answers, Ends, Outcome},
+    unsent_answers::require_room_for_page,
     write,
 };
 use crate::{
@@ -145,6 +146,7 @@ impl ApiKeyService for ApiKeys {
 
     async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
         let caller = caller(&request)?;
+        require_room_for_page(&request, &share_of(&caller), MAX_PAGE_BYTES).map_err(status::of)?;
         let outcome = self.list_page(&caller, &request.into_inner()).await;
         self.answer(&caller, "List", outcome)
     }

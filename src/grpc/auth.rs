@@ -110,9 +110,6 @@ where
             match app.authenticate(&token, peer, rights).await {
                 Ok(caller) => {
                     let (key_id, share) = (caller.key_id(), share_of(&caller));
-                    if let Some(connection) = request.extensions().get::<ConnectionHandle>() {
-                        connection.note_authenticated(&share);
-                    }
                     if request.uri().path() == VALIDATE_STREAM {
                         let known = app.know(&token);
                         request.extensions_mut().insert(Arc::new(CallerKey { token, known, peer }));

@@ -17,6 +17,7 @@ mod read_fields;
 pub mod short_cut;
 pub mod status;
 pub mod stream;
+pub mod unsent_answers;
 mod write;
 
 /// What `build.rs` made of `proto/claviger/v1`.

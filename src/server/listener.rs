@@ -6,7 +6,10 @@ use futures_util::{Stream, stream};
 use tokio::net::TcpListener;
 
 use super::{connection::Connection, door::Door};
-use crate::{admission::Connections, tls::Certificates};
+use crate::{
+    admission::{AnswerLimits, Connections},
+    tls::Certificates,
+};
 
 /// A socket that is listened on. A [`TcpListener`] alone is one for plaintext.
 pub struct Listener {
@@ -27,6 +30,8 @@ pub struct Limits {
     pub stall: Duration,
     /// How many bytes of frames a client may send in a row without a request, a body or a stream item in them.
     pub control_bytes: u64,
+    /// Answers that were made and not sent.
+    pub answers: AnswerLimits,
 }
 
 impl Limits {
@@ -41,6 +46,7 @@ impl Default for Limits {
             connections: Self::CONNECTIONS,
             stall: Duration::from_secs(10),
             control_bytes: 1024 * 1024,
+            answers: AnswerLimits::default(),
         }
     }
 }
