@@ -12,6 +12,7 @@ mod budget;
 mod connection;
 mod connections;
 mod share;
+mod turns;
 mod unread;
 
 pub use answers::{AnswerBudgets, AnswerLimits};
@@ -19,4 +20,5 @@ pub use budget::{Budget, Full, GivesWay, Grant};
 pub use connection::{CloseReason, ConnectionHandle, OpenCall};
 pub use connections::{Connections, Place};
 pub use share::Share;
+pub use turns::{Turn, Turns};
 pub use unread::UnreadAnswer;

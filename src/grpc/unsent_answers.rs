@@ -15,6 +15,7 @@ use std::{
 use tonic::{Request, body::Body};
 use tower::{Layer, Service};
 
+mod ahead;
 mod counted_body;
 mod page;
 

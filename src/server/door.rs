@@ -18,7 +18,7 @@ use super::{
     seldom::Seldom,
 };
 use crate::{
-    admission::{ConnectionHandle, Connections},
+    admission::{ConnectionHandle, Connections, Turns},
     tls::Certificates,
 };
 
@@ -32,6 +32,7 @@ pub(super) struct Door {
     certificates: Option<Arc<Certificates>>,
     limits: Limits,
     connections: Connections,
+    turns: Turns,
     shaking: JoinSet<(SocketAddr, Result<Connection, Refusal>)>,
     failing: bool,
     pauses: Interval,
@@ -50,6 +51,7 @@ impl Door {
             certificates,
             limits,
             connections,
+            turns: Turns::new(limits.tls_computations),
             shaking: JoinSet::new(),
             failing: false,
             pauses,
@@ -88,7 +90,8 @@ impl Door {
         if let Some(displaced) = displaced {
             self.log_displaced(&displaced);
         }
-        let (certificates, limits) = (self.certificates.clone(), self.limits);
+        let certificates = self.certificates.clone().map(|certificates| (certificates, self.turns.clone()));
+        let limits = self.limits;
         self.shaking.spawn(async move {
             let handle = place.handle().clone();
             let shaken = tokio::select! {

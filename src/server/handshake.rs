@@ -21,7 +21,7 @@ use super::{
     listener::Limits,
 };
 use crate::{
-    admission::Place,
+    admission::{Place, Share, Turns},
     tls::{self, Certificates},
 };
 
@@ -91,15 +91,15 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
 pub(super) async fn shake(
     stream: TcpStream,
     place: Place,
-    certificates: Option<Arc<Certificates>>,
+    certificates: Option<(Arc<Certificates>, Turns)>,
     limits: Limits,
 ) -> Result<Connection, Refusal> {
     stream.set_nodelay(true).map_err(Refusal::Broken)?;
     let mut wire = match certificates {
         None => Wire::Plain(stream),
-        Some(certificates) => {
-            let stream =
-                timeout(limits.handshake, encrypt(stream, &certificates)).await.map_err(|_| Refusal::TlsLate)??;
+        Some((certificates, turns)) => {
+            let encrypting = encrypt(stream, &certificates, &turns, place.handle().peer_share());
+            let stream = timeout(limits.handshake, encrypting).await.map_err(|_| Refusal::TlsLate)??;
             // rustls refuses a client that asks for something else, but not one that asks for nothing.
             if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN) {
                 return Err(Refusal::NoAlpn);
@@ -115,7 +115,12 @@ pub(super) async fn shake(
     }
 }
 
-async fn encrypt(stream: TcpStream, certificates: &Certificates) -> Result<TlsStream<TcpStream>, Refusal> {
+async fn encrypt(
+    stream: TcpStream,
+    certificates: &Certificates,
+    turns: &Turns,
+    share: &Share,
+) -> Result<TlsStream<TcpStream>, Refusal> {
     let or =
         |farewell: Refusal| move |error: io::Error| if is_farewell(&error) { farewell } else { Refusal::Tls(error) };
     let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
@@ -128,7 +133,11 @@ async fn encrypt(stream: TcpStream, certificates: &Certificates) -> Result<TlsSt
             return Err(or(Refusal::Gone)(error));
         }
     };
-    hello.into_stream(certificates.config()).await.map_err(or(Refusal::TlsGone))
+    let turn = turns.take(share).await;
+    // The key exchange and the signature are computed here, before the first poll.
+    let encrypted = hello.into_stream(certificates.config());
+    drop(turn);
+    encrypted.await.map_err(or(Refusal::TlsGone))
 }
 
 /// Lets the peer read why it is refused: a socket that is closed while words of the peer are unread takes back what it

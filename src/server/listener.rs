@@ -23,6 +23,8 @@ pub struct Listener {
 pub struct Limits {
     /// How long the handshake of TLS may take, and then that of HTTP/2.
     pub handshake: Duration,
+    /// How many handshakes of TLS are computed at once, in turn by peer.
+    pub tls_computations: usize,
     /// How many connections there may be at once, those in their handshakes included. When all places are taken, a new
     /// connection displaces another.
     pub connections: usize,
@@ -43,6 +45,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(5),
+            // Half of the cores, so that handshakes leave the other half to calls.
+            tls_computations: std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2),
             connections: Self::CONNECTIONS,
             stall: Duration::from_secs(10),
             control_bytes: 1024 * 1024,

@@ -70,6 +70,7 @@ mod telemetry;
 mod tls;
 mod tls_handshakes;
 mod tls_reload;
+mod unread_answers;
 mod update_times;
 mod updates;
 mod usage;

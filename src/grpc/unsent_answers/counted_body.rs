@@ -4,22 +4,22 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use futures_util::task::AtomicWaker;
 use http_body::{Body as _, Frame, SizeHint};
 use prost::bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Status, body::Body};
 
-use super::{super::status, overloaded, page::Page};
-use crate::admission::{AnswerBudgets, ConnectionHandle, OpenCall, Share, UnreadAnswer};
+use super::{
+    super::status,
+    ahead::{Ahead, hold},
+    overloaded,
+    page::Page,
+};
+use crate::admission::{AnswerBudgets, OpenCall, Share, UnreadAnswer};
 
 /// The most bytes that are handed to the transport at once.
 const CHUNK: usize = 16 * 1024;
@@ -69,41 +69,6 @@ enum Rest {
     /// With what counts it.
     Bytes(Bytes, UnreadAnswer),
     Page(Page),
-}
-
-/// What the transport holds of one answer.
-#[derive(Default)]
-pub(super) struct Ahead {
-    bytes: AtomicUsize,
-    waker: AtomicWaker,
-}
-
-impl Ahead {
-    pub(super) fn waker(&self) -> &AtomicWaker {
-        &self.waker
-    }
-}
-
-/// Bytes that the transport holds.
-struct Held {
-    bytes: Bytes,
-    ahead: Option<Arc<Ahead>>,
-    _unread: UnreadAnswer,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(ahead) = &self.ahead {
-            ahead.bytes.fetch_sub(self.bytes.len(), Ordering::AcqRel);
-            ahead.waker.wake();
-        }
-    }
 }
 
 impl CountedBody {
@@ -171,20 +136,8 @@ fn poll_inner(inner: &mut Option<Body>, context: &mut Context<'_>) -> Poll<Optio
 }
 
 impl Counted {
-    fn connection(&self) -> &ConnectionHandle {
-        self.call.connection()
-    }
-
-    /// The same bytes, counted until the transport drops them.
     fn held(&self, bytes: Bytes) -> Bytes {
-        if bytes.is_empty() {
-            return bytes;
-        }
-        if let Some(ahead) = &self.ahead {
-            ahead.bytes.fetch_add(bytes.len(), Ordering::AcqRel);
-        }
-        let unread = self.connection().count_unread(bytes.len());
-        Bytes::from_owner(Held { bytes, ahead: self.ahead.clone(), _unread: unread })
+        hold(bytes, self.call.connection(), self.ahead.as_ref())
     }
 
     /// Ready when the transport holds fewer than so many bytes of this answer.
@@ -193,11 +146,7 @@ impl Counted {
     /// The client accepts none of them, or not all in time.
     fn poll_drained(&mut self, below: usize, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
         let Some(ahead) = &self.ahead else { return Poll::Ready(Ok(())) };
-        let mut held = ahead.bytes.load(Ordering::Acquire);
-        if held >= below {
-            ahead.waker.register(context.waker());
-            held = ahead.bytes.load(Ordering::Acquire);
-        }
+        let held = ahead.bytes(below, context.waker());
         if held < below {
             self.wait = None;
             return Poll::Ready(Ok(()));
@@ -292,7 +241,7 @@ impl Counted {
     /// The trailers of a refusal if the caller has left too many pages unread.
     fn keep(&mut self, bytes: Bytes) -> Result<(), http::HeaderMap> {
         let (Pace::Page, Some(share), Some(ahead)) = (self.pace, &self.share, &self.ahead) else {
-            let unread = self.connection().count_unread(bytes.len());
+            let unread = self.call.connection().count_unread(bytes.len());
             self.rest = Rest::Bytes(bytes, unread);
             return Ok(());
         };
@@ -321,13 +270,7 @@ fn refusal() -> http::HeaderMap {
     trailers
 }
 
-/// Resets the stream, with the code that clients understand as RESOURCE_EXHAUSTED.
+/// Resets the stream, with the code that clients understand as `RESOURCE_EXHAUSTED`.
 fn reset() -> Status {
     Status::from_error(Box::new(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM)))
-}
-
-/// How long a page may wait for its client, for those who watch it.
-pub(super) fn limits_of(budgets: &AnswerBudgets) -> (Duration, Duration) {
-    let limits = budgets.limits();
-    (limits.stall, limits.sent_within)
 }

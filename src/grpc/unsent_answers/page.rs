@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::counted_body::{Ahead, limits_of};
+use super::ahead::Ahead;
 use crate::admission::{AnswerBudgets, Grant, Share};
 
 /// See the module.
@@ -36,7 +36,7 @@ impl Page {
         let grant = budgets.pages().try_take_revocable(share, bytes.len() as u64).ok()?;
         let revoked = grant.revoked();
         let waiting = Arc::new(Waiting { bytes: Mutex::new(Some((bytes, grant))), chunks: AtomicU64::new(0) });
-        let (stall, sent_within) = limits_of(budgets);
+        let (stall, sent_within) = (budgets.limits().stall, budgets.limits().sent_within);
         let (watched, ahead) = (Arc::clone(&waiting), Arc::clone(ahead));
         let watch = tokio::spawn(async move {
             let stalled = async {
@@ -53,7 +53,7 @@ impl Page {
             };
             drop(timeout_at(Instant::now() + sent_within, over).await);
             watched.lock().take();
-            ahead.waker().wake();
+            ahead.wake();
         });
         Some(Self { waiting, watch: watch.abort_handle() })
     }
