@@ -4,8 +4,7 @@
 //! decided by who holds most. Clients that never authenticated come first as long as they hold more than an eighth.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,7 +15,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{CloseReason, ConnectionHandle, Share};
+use super::{CloseReason, ConnectionHandle, Share, groups::Groups};
 
 /// All connections of a server. Cheap to clone; clones are the same connections.
 #[derive(Clone)]
@@ -101,7 +100,7 @@ impl Connections {
     pub fn count(&self) -> (usize, usize) {
         let mut state = self.0.lock();
         state.regroup();
-        (state.anonymous.size, state.authenticated.size)
+        (state.anonymous.size(), state.authenticated.size())
     }
 
     /// Closes connections whose clients have accepted no byte for `limit` although there is something to send.
@@ -181,7 +180,7 @@ impl State {
 
     fn take_one_that_gives_way(&mut self, places: usize) -> Option<ConnectionHandle> {
         self.regroup();
-        let anonymous_first = self.anonymous.size * 8 > places;
+        let anonymous_first = self.anonymous.size() * 8 > places;
         let found = if anonymous_first { self.anonymous.oldest_of_largest() } else { None }
             .or_else(|| self.authenticated.oldest_idle_of_largest())
             .or_else(|| self.authenticated.oldest_of_largest())
@@ -190,60 +189,6 @@ impl State {
         self.take(&found);
         self.leaving += 1;
         Some(found)
-    }
-}
-
-/// Connections by share, with the largest share at hand.
-#[derive(Default)]
-struct Groups {
-    by_share: HashMap<Share, BTreeMap<u64, ConnectionHandle>>,
-    /// Size, number of the oldest, share: of equally large ones the last is the one that has the oldest connection.
-    by_size: BTreeSet<(usize, Reverse<u64>, Share)>,
-    size: usize,
-}
-
-impl Groups {
-    fn insert(&mut self, share: &Share, handle: &ConnectionHandle) {
-        self.change(share, |group| group.insert(handle.number(), handle.clone()).is_none());
-    }
-
-    fn remove(&mut self, share: &Share, number: u64) {
-        self.change(share, |group| group.remove(&number).is_some());
-    }
-
-    fn change(&mut self, share: &Share, change: impl FnOnce(&mut BTreeMap<u64, ConnectionHandle>) -> bool) {
-        let group = self.by_share.entry(share.clone()).or_default();
-        let before = group.len();
-        if let Some((oldest, _)) = group.first_key_value() {
-            self.by_size.remove(&(before, Reverse(*oldest), share.clone()));
-        }
-        change(group);
-        self.size = self.size + group.len() - before;
-        match group.first_key_value() {
-            Some((oldest, _)) => {
-                self.by_size.insert((group.len(), Reverse(*oldest), share.clone()));
-            }
-            None => {
-                self.by_share.remove(share);
-            }
-        }
-    }
-
-    fn largest(&self) -> Option<&BTreeMap<u64, ConnectionHandle>> {
-        let (_, _, share) = self.by_size.last()?;
-        self.by_share.get(share)
-    }
-
-    fn oldest_of_largest(&self) -> Option<&ConnectionHandle> {
-        self.largest()?.values().next()
-    }
-
-    fn oldest_idle_of_largest(&self) -> Option<&ConnectionHandle> {
-        self.largest()?.values().find(|handle| handle.is_idle())
-    }
-
-    fn handles(&self) -> impl Iterator<Item = &ConnectionHandle> {
-        self.by_share.values().flat_map(BTreeMap::values)
     }
 }
 

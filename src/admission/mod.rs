@@ -11,6 +11,7 @@ mod answers;
 mod budget;
 mod connection;
 mod connections;
+mod groups;
 mod share;
 mod turns;
 mod unread;
