@@ -6,6 +6,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Limits;
 
+/// As many descriptors at least are left for the database, the ops port and files.
+const RESERVE: usize = 64;
+
 /// Raises the limit of descriptors of this process as far as it may, and returns it. None: there is no limit.
 ///
 /// # Errors
@@ -22,20 +25,20 @@ pub fn raise_limit() -> Result<Option<u64>, String> {
 }
 
 /// How many connections there may be: as `wanted` says, or else [`Limits::CONNECTIONS`] or three quarters of `limit`,
-/// whichever is less.
+/// whichever is less, with a reserve where the limit is very low.
 ///
 /// # Errors
 /// If that many would leave too few descriptors for everything else.
 pub fn connections(wanted: Option<usize>, limit: Option<u64>) -> Result<usize, String> {
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let most = limit / 4 * 3;
+    let most = (limit / 4 * 3).min(limit.saturating_sub(RESERVE)).max(1);
     match wanted {
         Some(wanted) if wanted > most => Err(format!(
-            "CLAVIGER_MAX_CONNECTIONS is {wanted}, and this process may open {limit} files, a quarter of which the database \
-             and the ops port need: set at most {most}, or raise the limit (ulimit -n)"
+            "CLAVIGER_MAX_CONNECTIONS is {wanted}, and this process may open {limit} files, some of which the database and \
+             the ops port need: set at most {most}, or raise the limit (ulimit -n)"
         )),
         Some(wanted) => Ok(wanted),
-        None => Ok(most.clamp(1, Limits::CONNECTIONS)),
+        None => Ok(most.min(Limits::CONNECTIONS)),
     }
 }
 
@@ -46,6 +49,7 @@ mod tests {
     #[test]
     fn a_quarter_of_the_descriptors_is_left_for_everything_else() {
         assert_eq!(connections(None, Some(1_024)), Ok(768));
+        assert_eq!(connections(None, Some(96)), Ok(32));
         assert_eq!(connections(None, Some(1_048_576)), Ok(4_096));
         assert_eq!(connections(None, None), Ok(4_096));
         assert_eq!(connections(Some(768), Some(1_024)), Ok(768));
