@@ -78,6 +78,10 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "NUMBER", env = "CLAVIGER_MAX_CALLS", hide_env_values = true)]
     max_calls: Option<String>,
 
+    /// Connections of clients at once, 8 to 1000000; when all places are taken, a new connection displaces another [default: 4096, or three quarters of the descriptor limit if that is less]
+    #[arg(long, value_name = "NUMBER", env = "CLAVIGER_MAX_CONNECTIONS", hide_env_values = true)]
+    max_connections: Option<String>,
+
     /// How long a shutdown waits for connections to end, 1s to 10m [default: 15s]
     #[arg(long, value_name = "DURATION", env = "CLAVIGER_DRAIN_TIMEOUT", hide_env_values = true)]
     drain_timeout: Option<String>,
@@ -118,6 +122,8 @@ pub struct Settings {
     pub database_connections: u32,
     /// Calls worked on at once.
     pub max_calls: usize,
+    /// Connections of clients at once; none: as many as the descriptor limit allows, and 4,096 at most.
+    pub max_connections: Option<usize>,
     /// How long a shutdown waits.
     pub drain_timeout: Duration,
     /// Whether reflection is served.
@@ -204,6 +210,9 @@ impl SettingsArgs {
             reader.read("CLAVIGER_DATABASE_CONNECTIONS", connections, 8, |text| number(text, 2, 200));
         let max_calls =
             reader.read("CLAVIGER_MAX_CALLS", self.max_calls.as_ref(), 2048, |text| number(text, 1, 100_000));
+        let max_connections = reader.read("CLAVIGER_MAX_CONNECTIONS", self.max_connections.as_ref(), None, |text| {
+            number(text, 8, 1_000_000).map(Some)
+        });
         let drain = Duration::from_secs(15);
         let drain_timeout = reader.read("CLAVIGER_DRAIN_TIMEOUT", self.drain_timeout.as_ref(), drain, |text| {
             duration(text, Duration::from_secs(1), Duration::from_secs(600), "15s, from 1s to 10m")
@@ -239,6 +248,7 @@ impl SettingsArgs {
             bootstrap_key_file,
             database_connections,
             max_calls,
+            max_connections,
             drain_timeout,
             reflection,
             telemetry,
@@ -364,6 +374,7 @@ mod tests {
             purge_after: text("5 parsecs"),
             database_connections: text("1"),
             max_calls: text("-3"),
+            max_connections: text("7"),
             drain_timeout: text("0s"),
             reflection: text("yes"),
             log_format: text("xml"),
@@ -377,7 +388,7 @@ mod tests {
         .err()
         .unwrap();
         insta::assert_snapshot!(problems, @"
-        15 settings are wrong:
+        16 settings are wrong:
           the environment has `CLAVIGER_DATABSE_URL`, which is no setting, perhaps CLAVIGER_DATABASE_URL; `claviger serve --help` lists all
           CLAVIGER_LISTEN `localhost` is no address with a port; write one such as 127.0.0.1:50051 or [::1]:50051
           CLAVIGER_OPS_LISTEN `127.0.0.1:99999` is no address with a port; write one such as 127.0.0.1:50051 or [::1]:50051
@@ -389,6 +400,7 @@ mod tests {
           CLAVIGER_PURGE_AFTER `5 parsecs` is no duration such as 30d, from 1h to 3650d
           CLAVIGER_DATABASE_CONNECTIONS `1` is no number from 2 to 200
           CLAVIGER_MAX_CALLS `-3` is no number from 1 to 100000
+          CLAVIGER_MAX_CONNECTIONS `7` is no number from 8 to 1000000
           CLAVIGER_DRAIN_TIMEOUT `0s` is no duration such as 15s, from 1s to 10m
           CLAVIGER_REFLECTION is none of on, off and auto
           CLAVIGER_LOG_FORMAT is none of text and json

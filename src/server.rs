@@ -2,12 +2,15 @@
 
 mod connection;
 mod database_file;
+pub mod descriptors;
 mod door;
+mod frames;
 mod handshake;
 mod listener;
 pub mod ops;
 mod renewal;
 mod seldom;
+mod sweep;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -19,7 +22,7 @@ use tonic_reflection::server::Builder as Reflection;
 
 pub use self::listener::{Limits, Listener};
 use crate::{
-    admission::CallBudgets,
+    admission::{AnswerBudgets, CallBudgets, Connections},
     app::{
         App,
         alarms::Alarm,
@@ -27,7 +30,7 @@ use crate::{
     },
     grpc::{
         self, api_keys::ApiKeys, observed::ObservedLayer, open_calls::OpenCallsLayer, outer::OuterLayer, proto,
-        screened::Screened, short_cut::ShortCutLayer, stream::Ends,
+        screened::Screened, short_cut::ShortCutLayer, stream::Ends, unsent_answers::UnsentAnswersLayer,
     },
     telemetry::instruments,
 };
@@ -77,6 +80,17 @@ pub enum ServeError {
 
 /// The name under which the health service tells whether answers come from memory.
 pub const FRESHNESS: &str = "freshness";
+/// Calls that a client may have open on one connection. As many may be reset before they are accepted, which clients with
+/// short deadlines do when the service or the network stalls; with h2's own limit of 20 that would end the connection.
+const MAX_STREAMS: u32 = 256;
+/// Bytes of one request that a client may send before they are read.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// Bytes of all requests on one connection that a client may send before they are read: more than all streams that carry
+/// bodies usually need, so that no body holds up the others.
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// How many late frames of ended calls one connection may receive in its life. Clients that gave up send them innocently, on
+/// a proxy's connection those of many clients; h2's own limit is 1,024.
+const MAX_LATE_FRAMES: usize = 65_536;
 /// How often it is looked whether the service is ready, until it is.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it is written down when keys were last used.
@@ -120,25 +134,17 @@ pub async fn serve(
         instruments::observe_certificate(certificates, &app);
     }
 
-    let (reflection_v1, reflection_v1alpha) = if settings.reflection {
-        let most = grpc::MAX_REQUEST;
-        (
-            Some(reflection().build_v1()?.max_decoding_message_size(most)),
-            Some(reflection().build_v1alpha()?.max_decoding_message_size(most)),
-        )
-    } else {
-        (None, None)
-    };
+    let most = grpc::MAX_REQUEST;
+    let v1 = settings.reflection.then(|| reflection().build_v1()).transpose()?;
+    let v1alpha = settings.reflection.then(|| reflection().build_v1alpha()).transpose()?;
+    let reflection_v1 = v1.map(|service| service.max_decoding_message_size(most));
+    let reflection_v1alpha = v1alpha.map(|service| service.max_decoding_message_size(most));
     let format = Arc::new(app.key_format().clone());
     let budgets = CallBudgets::new(settings.max_calls);
     let ends = Ends { stop: stop.clone(), age: settings.stream_age };
-    let router = Server::builder()
-        // Without a grace: with one, calls in flight are cut, and the client is not even told (tonic 0.14).
-        .max_connection_age(settings.connection_age)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .max_concurrent_streams(256)
-        .http2_max_header_list_size(16 * 1024)
+    let answers = Arc::new(AnswerBudgets::new(listener.limits.answers));
+    let router = transport(settings.connection_age)
+        .layer(UnsentAnswersLayer::new(Arc::clone(&answers)))
         .layer(ObservedLayer::new(settings.traces))
         .layer(ShortCutLayer::new(settings.short_cut.then(|| Arc::clone(&app))))
         .layer(OuterLayer)
@@ -147,7 +153,10 @@ pub async fn serve(
         .add_optional_service(reflection_v1.map(|service| Screened::new(Arc::clone(&format), service)))
         .add_optional_service(reflection_v1alpha.map(|service| Screened::new(format, service)))
         .add_service(ApiKeys::server(&app, budgets, ends, settings.short_cut));
-    let incoming = listener.incoming();
+    let connections = Connections::new(listener.limits.connections);
+    instruments::observe_connections(&connections);
+    workers.spawn(sweep::close_unresponsive(connections.clone(), answers, listener.limits, stop.clone()));
+    let incoming = listener.incoming(connections);
     let mut transport = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
 
     let mut transport_ended = false;
@@ -204,6 +213,21 @@ pub async fn serve(
     grpc::failure_log::summarise();
     tracing::info!("stopped");
     outcome
+}
+
+/// HTTP/2 with the limits of a connection and of the calls on it.
+fn transport(connection_age: Duration) -> Server {
+    Server::builder()
+        // Without a grace: with one, calls in flight are cut, and the client is not even told (tonic 0.14).
+        .max_connection_age(connection_age)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(16 * 1024)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize))
+        .http2_max_local_error_reset_streams(Some(MAX_LATE_FRAMES))
 }
 
 fn reflection() -> Reflection<'static> {

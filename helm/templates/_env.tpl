@@ -52,6 +52,10 @@
   value: {{ .databaseConnections | int | quote }}
 - name: CLAVIGER_MAX_CALLS
   value: {{ .maxCalls | int | quote }}
+{{- with .maxConnections | int }}
+- name: CLAVIGER_MAX_CONNECTIONS
+  value: {{ . | quote }}
+{{- end }}
 - name: CLAVIGER_CONNECTION_AGE
   value: {{ .connectionAge | quote }}
 - name: CLAVIGER_REFLECTION

@@ -25,7 +25,7 @@ pub enum GivesWay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     /// The share holds all that one share may hold.
-    #[error("the share holds seven eighths of the budget, which is the most for one share")]
+    #[error("the share holds the most that one share may hold of the budget")]
     Share,
     /// The budget is full, and no other share that holds more can give way.
     #[error("the budget is full")]
@@ -39,6 +39,7 @@ pub struct Budget(Arc<Inner>);
 
 struct Inner {
     total: u64,
+    share_limit: u64,
     gives_way: GivesWay,
     state: Mutex<State>,
 }
@@ -75,12 +76,17 @@ struct Revocation {
 impl Budget {
     /// A budget of `total`. When it is full, revocable grants end in the order that `gives_way` says.
     pub fn new(total: u64, gives_way: GivesWay) -> Self {
-        Self(Arc::new(Inner { total, gives_way, state: Mutex::default() }))
+        Self::with_share_limit(total, (total - total / 8).max(1), gives_way)
     }
 
-    /// The most that one share may hold: seven eighths of the total, and at least 1.
+    /// A budget of `total`, of which one share may hold `share_limit`.
+    pub fn with_share_limit(total: u64, share_limit: u64, gives_way: GivesWay) -> Self {
+        Self(Arc::new(Inner { total, share_limit, gives_way, state: Mutex::default() }))
+    }
+
+    /// The most that one share may hold: seven eighths of the total, and at least 1, unless it was limited further.
     pub fn share_limit(&self) -> u64 {
-        self.0.share_limit()
+        self.0.share_limit
     }
 
     /// How much is held now, in all.
@@ -141,14 +147,10 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn share_limit(&self) -> u64 {
-        (self.total - self.total / 8).max(1)
-    }
-
     /// Makes sure that `amount` is free for `share`, if need be by revoking grants of the share that holds most.
     fn make_room(&self, state: &mut State, share: &Share, amount: u64) -> Result<(), Full> {
         let own = state.held_by(share);
-        if own.saturating_add(amount) > self.share_limit() {
+        if own.saturating_add(amount) > self.share_limit {
             return Err(Full::Share);
         }
         while self.total - state.used.min(self.total) < amount {
@@ -191,8 +193,7 @@ impl Inner {
                 .filter(|index| {
                     let waiter = &state.waiting[*index];
                     let own = state.held_by(&waiter.share);
-                    self.total - state.used.min(self.total) >= waiter.amount
-                        && own + waiter.amount <= self.share_limit()
+                    self.total - state.used.min(self.total) >= waiter.amount && own + waiter.amount <= self.share_limit
                 })
                 .min_by_key(|index| state.held_by(&state.waiting[*index].share));
             let Some(next) = next else { return };

@@ -7,10 +7,21 @@
 //!
 //! This module knows shares, amounts and queues. It does not know keys, protocols or the database.
 
+mod answers;
 mod budget;
 mod calls;
+mod connection;
+mod connections;
+mod groups;
 mod share;
+mod turns;
+mod unread;
 
+pub use answers::{AnswerBudgets, AnswerLimits};
 pub use budget::{Budget, Full, GivesWay, Grant};
 pub use calls::{CALL_BYTES, CallBudgets};
+pub use connection::{CloseReason, ConnectionHandle, OpenCall};
+pub use connections::{Connections, Place};
 pub use share::Share;
+pub use turns::{Turn, Turns};
+pub use unread::UnreadAnswer;

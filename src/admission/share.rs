@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 /// The party that a part of a [`Budget`](super::Budget) counts against.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Share {
     /// All credentials whose merchant this process has not learned yet, together.
     Unlearned,

@@ -18,7 +18,7 @@ use crate::{
     config::{Settings, SettingsArgs},
     launch::{self, Launched},
     server::{
-        self, Listener, ServerSettings,
+        self, Limits, Listener, ServerSettings, descriptors,
         ops::{Ops, Readiness},
     },
     store::Address,
@@ -53,6 +53,7 @@ pub async fn run(args: SettingsArgs) -> Exit {
 async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error::Error>> {
     // Asked for first: a signal that arrives while starting must not be lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let connections = descriptors::connections(settings.max_connections, descriptors::raise_limit()?)?;
     let certificates = settings.tls.clone().map(|files| Certificates::open(files, SystemClock.now())).transpose()?;
     let certificates = certificates.map(Arc::new);
     // Bound before anything is made: a port that is taken should leave no trace.
@@ -96,7 +97,8 @@ async fn serve(settings: &Settings, json: bool) -> Result<(), Box<dyn std::error
         connection_age: settings.connection_age,
         stream_age: STREAM_AGE,
     };
-    let listener = Listener::from(listener).with_tls(certificates);
+    let limits = Limits { connections, ..Limits::default() };
+    let listener = Listener::from(listener).with_tls(certificates).with_limits(limits);
     let outcome = server::serve(listener, Arc::clone(&launched.app), server, readiness, shutdown).await;
     telemetry.end().await;
     ops.end().await;

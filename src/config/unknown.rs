@@ -13,7 +13,7 @@ const OTHER_NAMES: [&str; 6] = [
 ];
 
 /// Names of the settings of the server, in the order of its flags.
-pub(super) const NAMES: [&str; 20] = [
+pub(super) const NAMES: [&str; 21] = [
     "CLAVIGER_LISTEN",
     "CLAVIGER_OPS_LISTEN",
     "CLAVIGER_DATA_DIR",
@@ -26,6 +26,7 @@ pub(super) const NAMES: [&str; 20] = [
     "CLAVIGER_PURGE_AFTER",
     "CLAVIGER_DATABASE_CONNECTIONS",
     "CLAVIGER_MAX_CALLS",
+    "CLAVIGER_MAX_CONNECTIONS",
     "CLAVIGER_DRAIN_TIMEOUT",
     "CLAVIGER_REFLECTION",
     "CLAVIGER_TLS_CERT",

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     MAX_REQUEST,
     answer::Answer,
-    auth::{Authenticated, CallerKey, caller_key},
+    auth::{Authenticated, CallerKey, caller_key, share_of},
     items::Streams,
     outer::Deadline,
     proto::{
@@ -21,6 +21,7 @@ use super::{
     request_body::RETRY_AFTER,
     status,
     stream::{Answers, Ends, Outcome},
+    unsent_answers::require_room_for_page,
     write,
 };
 use crate::{
@@ -186,10 +187,11 @@ impl ApiKeyService for ApiKeys {
 
     async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
         let key = caller_key(&request)?;
-        let request = request.into_inner();
+        let (_metadata, extensions, message) = request.into_parts();
         let mut evaluation = self.evaluate(&key).await?;
+        require_room_for_page(&extensions, &share_of(&evaluation.caller), MAX_PAGE_BYTES).map_err(status::of)?;
         loop {
-            let outcome = self.list_page(&evaluation.caller, &request).await;
+            let outcome = self.list_page(&evaluation.caller, &message).await;
             match self.evaluate_again(&key, &evaluation).await? {
                 None => return self.answer(&evaluation.caller, "List", outcome),
                 Some(changed) => evaluation = changed,

@@ -19,7 +19,7 @@ use std::{
 
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 use http_body_util::Full;
-use tonic::{Request, Status, body::Body, server::NamedService, transport::server::TcpConnectInfo};
+use tonic::{Request, Status, body::Body, server::NamedService};
 use tower::Service;
 use zeroize::Zeroizing;
 
@@ -28,7 +28,7 @@ use super::{
     status,
 };
 use crate::{
-    admission::{CallBudgets, Share},
+    admission::{CallBudgets, ConnectionHandle, Share},
     app::{App, Guest, Known, Rights},
     domain::{Caller, Error, KeyId, Result, ip_rules::CallerIp},
     seeded::{self, Bug},
@@ -98,7 +98,7 @@ impl CallerKey {
 }
 
 /// The share of a caller: its merchant, or the key alone if it reaches all merchants.
-fn share_of(caller: &Caller) -> Share {
+pub(super) fn share_of(caller: &Caller) -> Share {
     if caller.reaches_all() {
         Share::Key(*caller.key_id().as_bytes())
     } else {
@@ -232,8 +232,10 @@ pub(super) fn shown<'a>(headers: &'a HeaderMap, extensions: &Extensions) -> Resu
 }
 
 fn peer(extensions: &Extensions) -> Result<IpAddr> {
-    let info = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-    info.map(|address| address.ip()).ok_or_else(|| Error::fault("the connection has no peer address"))
+    let connection = extensions.get::<ConnectionHandle>();
+    connection
+        .map(|connection| connection.peer().ip())
+        .ok_or_else(|| Error::fault("the connection has no peer address"))
 }
 
 /// The token of the one `authorization` header. RFC 9110 compares the scheme without regard to case.

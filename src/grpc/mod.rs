@@ -21,6 +21,7 @@ pub mod screened;
 pub mod short_cut;
 pub mod status;
 pub mod stream;
+pub mod unsent_answers;
 mod write;
 
 /// What `build.rs` made of `proto/claviger/v1`.

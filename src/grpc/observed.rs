@@ -22,7 +22,7 @@ use opentelemetry::{
     propagation::Extractor,
     trace::{Span as _, SpanKind, Status as SpanStatus, TraceContextExt as _, Tracer as _},
 };
-use tonic::{Code, Status, body::Body, transport::server::TcpConnectInfo};
+use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt as _;
 use tower::{Layer, Service};
 
@@ -30,7 +30,7 @@ mod methods;
 
 use self::methods::{Method, OTHER, STATUS_CODE, is_error, known_methods};
 use super::status;
-use crate::trace::SCOPE;
+use crate::{admission::ConnectionHandle, trace::SCOPE};
 
 /// Upper bounds of the histogram, in seconds. The conventions begin at 5 ms, which most calls here stay under.
 const BOUNDS: [f64; 17] =
@@ -160,7 +160,7 @@ impl Call {
                 // No sampler that can be set looks at attributes, and 99 in 100 calls are not recorded.
                 if span.is_recording() {
                     span.set_attributes(Method::named(&method.name));
-                    let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+                    let peer = request.extensions().get().map(ConnectionHandle::peer);
                     if let Some(peer) = peer {
                         span.set_attribute(KeyValue::new("network.peer.address", peer.ip().to_string()));
                     }

@@ -12,11 +12,11 @@ use futures_util::future::{BoxFuture, Either};
 use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 use prost::bytes::Bytes;
-use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
+use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::request_body::{self, Complete, ItemBody, discard};
-use crate::admission::{CallBudgets, Grant, Share};
+use crate::admission::{CallBudgets, ConnectionHandle, Grant, Share};
 
 /// How the paths of these services begin.
 const PATHS: &str = "/grpc.";
@@ -73,8 +73,8 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let budgets = self.budgets.clone();
         Either::Right(Box::pin(async move {
-            let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-            let share = peer.map_or(Share::Unlearned, |peer| Share::of_peer(peer.ip()));
+            let connection = request.extensions().get::<ConnectionHandle>();
+            let share = connection.map_or(Share::Unlearned, |connection| connection.peer_share().clone());
             let (parts, body) = request.into_parts();
             let Ok(place) = budgets.open_calls.try_take_revocable(&share, 1) else {
                 discard(body, &budgets.discards, &share);

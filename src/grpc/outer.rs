@@ -14,12 +14,12 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tonic::{Code, Status, body::Body, transport::server::TcpConnectInfo};
+use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt;
 use tower::{Layer, Service};
 
 use super::{SERVICE, auth::CalledBy, failure_log, proto::ErrorReason, status};
-use crate::domain::Error;
+use crate::{admission::ConnectionHandle, domain::Error};
 
 /// No call takes longer until its answer begins. The attempts of a change end before.
 const LONGEST: Duration = Duration::from_secs(15);
@@ -110,7 +110,7 @@ impl Call {
         let timeout = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok());
         Self {
             uri: request.uri().clone(),
-            peer: request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr),
+            peer: request.extensions().get().map(ConnectionHandle::peer),
             deadline: timeout.and_then(grpc_timeout).map_or(LONGEST, a_little_before).min(LONGEST),
         }
     }

@@ -27,7 +27,7 @@ use super::{
     proto,
     question::Question,
 };
-use crate::app::App;
+use crate::{admission::ConnectionHandle, app::App};
 
 mod whole;
 
@@ -156,6 +156,10 @@ impl Way {
     fn decide(&self, parts: &Parts, body: &Bytes) -> Option<Answer> {
         let (token, peer) = auth::shown(&parts.headers, &parts.extensions).ok()?;
         let guest = self.app.authenticate_at_once(&self.app.know(token)?, peer)?;
+        if let Some(connection) = parts.extensions.get::<ConnectionHandle>() {
+            let caller = guest.caller();
+            connection.note_authenticated_key(caller.key_id().as_bytes(), || auth::share_of(caller));
+        }
         let question: Question = proto::ValidateRequest::decode(message_in(body)?).ok()?.into();
         question.answer_at_once(&self.app, guest.caller())
     }

@@ -1,10 +1,12 @@
-//! The door: accepts connections, shakes hands with many at once, and hands on those that have done.
+//! Accepts connections, runs many handshakes at once, and returns connections whose handshakes are complete.
+//!
+//! A connection holds its place from the moment it is accepted. While all places are taken, a new connection displaces
+//! another, so that slow handshakes cannot keep other clients out.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
     time::{Interval, MissedTickBehavior},
 };
@@ -15,7 +17,10 @@ use super::{
     listener::{Limits, Listener},
     seldom::Seldom,
 };
-use crate::tls::Certificates;
+use crate::{
+    admission::{ConnectionHandle, Connections, Turns},
+    tls::Certificates,
+};
 
 /// How long to wait after the operating system had no connection to give, such as for want of descriptors. Trying again
 /// at once would only burn time.
@@ -26,17 +31,18 @@ pub(super) struct Door {
     tcp: TcpListener,
     certificates: Option<Arc<Certificates>>,
     limits: Limits,
-    room: Arc<Semaphore>,
+    connections: Connections,
+    turns: Turns,
     shaking: JoinSet<(SocketAddr, Result<Connection, Refusal>)>,
     failing: bool,
     pauses: Interval,
     failures: Seldom,
-    crowds: Seldom,
+    displacements: Seldom,
     refusals: Seldom,
 }
 
 impl Door {
-    pub(super) fn new(listener: Listener) -> Self {
+    pub(super) fn new(listener: Listener, connections: Connections) -> Self {
         let Listener { tcp, certificates, limits } = listener;
         let mut pauses = tokio::time::interval(PAUSE);
         pauses.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -44,12 +50,13 @@ impl Door {
             tcp,
             certificates,
             limits,
-            room: Arc::new(Semaphore::new(limits.handshakes)),
+            connections,
+            turns: Turns::new(limits.tls_computations),
             shaking: JoinSet::new(),
             failing: false,
             pauses,
             failures: Seldom::default(),
-            crowds: Seldom::default(),
+            displacements: Seldom::default(),
             refusals: Seldom::default(),
         }
     }
@@ -64,7 +71,7 @@ impl Door {
                     // The hook of `main` has logged the panic; the connection is gone.
                     Err(_) => {}
                 },
-                accepted = accept(&self.tcp, &mut self.pauses, self.failing) => match accepted {
+                accepted = accept(&self.tcp, &self.connections, &mut self.pauses, self.failing) => match accepted {
                     Ok((stream, peer)) => {
                         self.failing = false;
                         self.shake(stream, peer);
@@ -79,19 +86,32 @@ impl Door {
     }
 
     fn shake(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let Ok(place) = Arc::clone(&self.room).try_acquire_owned() else {
-            if let Some(held_back) = self.crowds.may_speak() {
-                let most = self.limits.handshakes;
-                tracing::warn!(most, held_back, %peer, "too many connections are in their handshakes; closed one");
-            }
-            return;
-        };
-        let (certificates, limit) = (self.certificates.clone(), self.limits.handshake);
+        let (place, displaced) = self.connections.admit(peer);
+        if let Some(displaced) = displaced {
+            self.log_displaced(&displaced);
+        }
+        let certificates = self.certificates.clone().map(|certificates| (certificates, self.turns.clone()));
+        let limits = self.limits;
         self.shaking.spawn(async move {
-            let shaken = handshake::shake(stream, peer, certificates, limit).await;
-            drop(place);
+            let handle = place.handle().clone();
+            let shaken = tokio::select! {
+                () = handle.closed() => Err(Refusal::Displaced),
+                shaken = handshake::shake(stream, place, certificates, limits) => shaken,
+            };
             (peer, shaken)
         });
+    }
+
+    fn log_displaced(&mut self, displaced: &ConnectionHandle) {
+        if let Some(held_back) = self.displacements.may_speak() {
+            tracing::warn!(
+                limit = self.limits.connections,
+                peer = %displaced.peer(),
+                authenticated = displaced.last_caller().is_some(),
+                held_back,
+                "the connection limit is reached; closed a connection to make room for a new one"
+            );
+        }
     }
 
     fn log_failure(&mut self, error: &io::Error) {
@@ -102,16 +122,23 @@ impl Door {
 
     fn log_refusal(&mut self, peer: SocketAddr, refusal: &Refusal) {
         // Load balancers look in like this all the time.
-        if matches!(refusal, Refusal::Gone) {
-            tracing::debug!(%peer, "a connection was closed before it began");
+        if matches!(refusal, Refusal::Gone | Refusal::Displaced) {
+            tracing::debug!(%peer, why = %refusal, "a connection was closed before it began");
         } else if let Some(held_back) = self.refusals.may_speak() {
             tracing::info!(%peer, why = %refusal, held_back, "a connection ended in its handshake");
         }
     }
 }
 
-/// Accepts the next connection; after a failure not before a pause is over.
-async fn accept(tcp: &TcpListener, pauses: &mut Interval, failing: bool) -> io::Result<(TcpStream, SocketAddr)> {
+/// Accepts the next connection: after a failure not before a pause is over, and not while too many connections that were
+/// displaced still hold their descriptors.
+async fn accept(
+    tcp: &TcpListener,
+    connections: &Connections,
+    pauses: &mut Interval,
+    failing: bool,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    connections.until_room().await;
     if failing {
         pauses.tick().await;
     }

@@ -3,7 +3,7 @@
 //!
 //! The transport behind it has no such bound: it would wait for ever for somebody who connects and says nothing.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -15,13 +15,18 @@ use tokio_rustls::{
     rustls::{self, AlertDescription, InvalidMessage, server::Acceptor},
     server::TlsStream,
 };
-use tonic::transport::server::Connected;
 
-use super::connection::{Connection, Wire};
-use crate::tls::{self, Certificates};
+use super::{
+    connection::{Connection, Wire},
+    listener::Limits,
+};
+use crate::{
+    admission::{Place, Share, Turns},
+    tls::{self, Certificates},
+};
 
 /// What a client of HTTP/2 says first, before its first frame.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a peer that is refused gets to read why.
 const PARTING: Duration = Duration::from_secs(1);
 /// The bytes before a frame's payload; the first three are the length of it.
@@ -34,6 +39,8 @@ const MAX_FRAME: usize = 16 * 1024;
 pub(super) enum Refusal {
     /// The peer hung up without a word.
     Gone,
+    /// Its place was needed for another connection.
+    Displaced,
     /// The handshake of TLS was not done in time.
     TlsLate,
     /// The handshake of HTTP/2 was not done in time.
@@ -52,6 +59,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("the client hung up"),
+            Self::Displaced => f.write_str("its place was needed for another connection"),
             Self::TlsLate => f.write_str("the client did not end the handshake of TLS in time"),
             Self::Http2Late => f.write_str("the client did not begin to speak HTTP/2 in time"),
             Self::TlsGone => f.write_str(
@@ -79,21 +87,19 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Does the handshakes, each within `limit`.
+/// Does the handshakes, each within its limit of time.
 pub(super) async fn shake(
     stream: TcpStream,
-    peer: SocketAddr,
-    certificates: Option<Arc<Certificates>>,
-    limit: Duration,
+    place: Place,
+    certificates: Option<(Arc<Certificates>, Turns)>,
+    limits: Limits,
 ) -> Result<Connection, Refusal> {
-    let mut addresses = stream.connect_info();
-    // The operating system forgets it when the peer has gone.
-    addresses.remote_addr = Some(peer);
     stream.set_nodelay(true).map_err(Refusal::Broken)?;
     let mut wire = match certificates {
         None => Wire::Plain(stream),
-        Some(certificates) => {
-            let stream = timeout(limit, encrypt(stream, &certificates)).await.map_err(|_| Refusal::TlsLate)??;
+        Some((certificates, turns)) => {
+            let encrypting = encrypt(stream, &certificates, &turns, place.handle().peer_share());
+            let stream = timeout(limits.handshake, encrypting).await.map_err(|_| Refusal::TlsLate)??;
             // rustls refuses a client that asks for something else, but not one that asks for nothing.
             if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN) {
                 return Err(Refusal::NoAlpn);
@@ -101,15 +107,20 @@ pub(super) async fn shake(
             Wire::Tls(Box::new(stream))
         }
     };
-    match timeout(limit, begin(&mut wire)).await {
+    match timeout(limits.handshake, begin(&mut wire)).await {
         Err(_) => Err(Refusal::Http2Late),
         Ok(Err(error)) if is_farewell(&error) => Err(Refusal::Gone),
         Ok(Err(error)) => Err(Refusal::Broken(error)),
-        Ok(Ok(read)) => Ok(Connection::new(wire, read, addresses)),
+        Ok(Ok(read)) => Ok(Connection::new(wire, read, place, limits.control_bytes)),
     }
 }
 
-async fn encrypt(stream: TcpStream, certificates: &Certificates) -> Result<TlsStream<TcpStream>, Refusal> {
+async fn encrypt(
+    stream: TcpStream,
+    certificates: &Certificates,
+    turns: &Turns,
+    share: &Share,
+) -> Result<TlsStream<TcpStream>, Refusal> {
     let or =
         |farewell: Refusal| move |error: io::Error| if is_farewell(&error) { farewell } else { Refusal::Tls(error) };
     let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
@@ -122,7 +133,11 @@ async fn encrypt(stream: TcpStream, certificates: &Certificates) -> Result<TlsSt
             return Err(or(Refusal::Gone)(error));
         }
     };
-    hello.into_stream(certificates.config()).await.map_err(or(Refusal::TlsGone))
+    let turn = turns.take(share).await;
+    // The key exchange and the signature are computed here, before the first poll.
+    let encrypted = hello.into_stream(certificates.config());
+    drop(turn);
+    encrypted.await.map_err(or(Refusal::TlsGone))
 }
 
 /// Lets the peer read why it is refused: a socket that is closed while words of the peer are unread takes back what it

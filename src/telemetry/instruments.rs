@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use opentelemetry::{KeyValue, global, metrics::Meter};
 
 use crate::{
+    admission::{CloseReason, Connections},
     app::{App, alarms::Alarm},
     store::Pool,
     tls::Certificates,
@@ -24,6 +25,33 @@ pub fn observe(app: &Arc<App>) {
     pools(&meter, app);
     keys(&meter, app);
     freshness::observe(&meter, app);
+}
+
+/// Exports the number of `connections` and how many were closed by this process.
+pub fn observe_connections(connections: &Connections) {
+    let meter = global::meter(SCOPE);
+    let observed = connections.weak();
+    meter
+        .u64_observable_gauge("claviger.connections")
+        .with_description("Connections of clients, by whether they ever carried an authenticated call")
+        .with_callback(move |observer| {
+            let Some((anonymous, authenticated)) = observed().map(|connections| connections.count()) else { return };
+            for (authenticated, count) in [(false, anonymous), (true, authenticated)] {
+                observer.observe(count as u64, &[KeyValue::new("authenticated", authenticated)]);
+            }
+        })
+        .build();
+    let observed = connections.weak();
+    meter
+        .u64_observable_counter("claviger.connections.closed")
+        .with_description("Connections that the service closed before their client did, by reason")
+        .with_callback(move |observer| {
+            let Some(connections) = observed() else { return };
+            for reason in CloseReason::ALL {
+                observer.observe(connections.closed(reason), &[KeyValue::new("reason", reason.name())]);
+            }
+        })
+        .build();
 }
 
 /// Shows how the certificate that is served stands, by the clock of `app`.

@@ -126,6 +126,7 @@ fn all_wrong_settings_are_told_at_once() {
         .set("CLAVIGER_PURGE_AFTER", "0s")
         .set("CLAVIGER_DATABASE_CONNECTIONS", "1")
         .set("CLAVIGER_MAX_CALLS", "-1")
+        .set("CLAVIGER_MAX_CONNECTIONS", "many")
         .set("CLAVIGER_DRAIN_TIMEOUT", "1 fortnight")
         .set("CLAVIGER_REFLECTION", "yes")
         .set("CLAVIGER_TLS_KEY", "")
@@ -137,7 +138,7 @@ fn all_wrong_settings_are_told_at_once() {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""));
     assert!(!ended.stderr.contains("hunter2"));
     assert_snapshot!(ended.told(), @r"
-    error: 20 settings are wrong:
+    error: 21 settings are wrong:
       CLAVIGER_LISTEN `localhost` is no address with a port; write one such as 127.0.0.1:50051 or [::1]:50051
       CLAVIGER_OPS_LISTEN `:9` is no address with a port; write one such as 127.0.0.1:50051 or [::1]:50051
       CLAVIGER_DATA_DIR is empty; name a path or leave it out
@@ -150,6 +151,7 @@ fn all_wrong_settings_are_told_at_once() {
       CLAVIGER_PURGE_AFTER `0s` is no duration such as 30d, from 1h to 3650d
       CLAVIGER_DATABASE_CONNECTIONS `1` is no number from 2 to 200
       CLAVIGER_MAX_CALLS `-1` is no number from 1 to 100000
+      CLAVIGER_MAX_CONNECTIONS `many` is no number from 8 to 1000000
       CLAVIGER_DRAIN_TIMEOUT `1 fortnight` is no duration such as 15s, from 1s to 10m
       CLAVIGER_REFLECTION is none of on, off and auto
       CLAVIGER_TLS_KEY is empty; name a path or leave it out

@@ -1,22 +1,27 @@
-//! A process that has no descriptor left for another connection.
+//! The descriptors of the process: clients cannot take those that the database and the ops port need, and where there are
+//! none left for another reason, the service stays calm.
 
 use std::{
     fs,
     io::Write as _,
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 use claviger::grpc::proto;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::harness::{
     client_of,
+    frames::connect_from,
+    key_of,
     process::{Program, admin_key, eventually},
 };
 
-/// How many descriptors the process may have, and how many connections try to take them.
-const DESCRIPTORS: usize = 96;
-const CONNECTIONS: usize = 160;
+/// How many descriptors the process may have at its start and later, and how many connections try to take them.
+const AT_START: u64 = 256;
+const LATER: u64 = 96;
+const CONNECTIONS: usize = 180;
 const COMPLAINT: &str = "no connection could be accepted";
 
 /// How long the process has run on a processor so far. Its clock ticks a hundred times a second.
@@ -34,10 +39,13 @@ fn connect(address: SocketAddr) -> Option<TcpStream> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn case_30_without_a_descriptor_left_the_service_stays_calm_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
-    let serving = Program::after(folder.path(), &format!("ulimit -n {DESCRIPTORS}")).begin().until_serving();
+    let serving = Program::after(folder.path(), &format!("ulimit -n {AT_START}")).begin().until_serving();
     let client = || client_of(serving.channel(), &admin_key(folder.path()));
     let list = async || client().list(proto::ListRequest::default()).await;
     list().await.unwrap();
+    // The number of connections is bounded by the limit that there was at the start.
+    let pid = Pid::from_raw(serving.running.pid().try_into().unwrap());
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(LATER), maximum: Some(AT_START) }).unwrap();
 
     // Those that say nothing are sent away after a while, and others that wait in line take their places.
     let connections: Vec<_> = (0..CONNECTIONS).filter_map(|_| connect(serving.address)).collect();
@@ -63,4 +71,27 @@ async fn case_30_without_a_descriptor_left_the_service_stays_calm_and_recovers()
     assert!(recovered < Duration::from_secs(2), "{recovered:?}");
     let lines = ended.stderr.lines().filter(|line| line.contains(COMPLAINT)).count();
     assert!(lines <= usize::try_from(took.as_secs()).unwrap() + 3, "{lines} lines in {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_57_idle_connections_leave_the_descriptors_that_the_database_and_the_ops_port_need() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = Program::after(folder.path(), &format!("ulimit -n {AT_START}")).begin().until_serving();
+    let admin = admin_key(folder.path());
+    let mut idle = Vec::new();
+    for number in 0..600_u32 {
+        let [_, _, high, low] = number.to_be_bytes();
+        // From one address, and from many.
+        let from = if number % 2 == 0 { Ipv4Addr::LOCALHOST } else { Ipv4Addr::new(127, 0, 3 + high, low) };
+        idle.push(connect_from(from, serving.address).await);
+        if number % 100 == 99 {
+            for path in ["/livez", "/readyz", "/metrics"] {
+                assert_eq!(serving.ops(path).await.status, 200);
+            }
+            let create = proto::CreateRequest { api_key: Some(key_of("acme", &[])), ..Default::default() };
+            client_of(serving.channel(), &admin).create(create).await.unwrap();
+        }
+    }
+    let ended = serving.stop();
+    assert!(!ended.stderr.contains(COMPLAINT), "{}", ended.stderr);
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use claviger::{
-    admission::CallBudgets,
+    admission::{CallBudgets, Connections},
     grpc::{
         api_keys::ApiKeys,
         outer::{Outer, OuterLayer},
@@ -28,7 +28,7 @@ use prost::{
     bytes::{BufMut, Bytes},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, body::Body, service::Routes, transport::server::TcpConnectInfo};
+use tonic::{Status, body::Body, service::Routes};
 use tower::{Layer, Service as _, ServiceExt};
 
 use crate::{
@@ -191,8 +191,8 @@ impl Asked {
             request = request.header(*name, value);
         }
         let mut request = request.body(Body::new(Sent((self.pieces)(framed(&self.message))))).unwrap();
-        let remote_addr = Some(self.peer.parse().unwrap());
-        request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
+        let (place, _) = Connections::new(1).admit(self.peer.parse().unwrap());
+        request.extensions_mut().insert(place.handle().clone());
         request
     }
 }

@@ -3,6 +3,7 @@
 pub mod certificates;
 pub mod collector;
 pub mod dump;
+pub mod frames;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -1,10 +1,13 @@
 //! A call put together by hand, for what no honest client sends.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use h2::{Ping, client};
 use prost::bytes::{BufMut, Bytes, BytesMut};
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    task::JoinHandle,
+};
 use tonic::{Code, Status};
 
 /// A call whose request has no end, for as long as this is held.
@@ -110,7 +113,20 @@ async fn status_of(answer: client::ResponseFuture) -> Status {
 /// Calls `path` with these headers and one message of these bytes, and gives the status of the answer. There is no timer
 /// on this side.
 pub async fn call(address: SocketAddr, path: &str, headers: &[(&str, &str)], message: &[u8]) -> Status {
-    let stream = TcpStream::connect(address).await.unwrap();
+    call_from(Ipv4Addr::LOCALHOST, address, path, headers, message).await
+}
+
+/// The same from another address of this machine.
+pub async fn call_from(
+    from: Ipv4Addr,
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    message: &[u8],
+) -> Status {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let stream = socket.connect(address).await.unwrap();
     let (sender, connection) = client::handshake(stream).await.unwrap();
     let driver = tokio::spawn(connection);
     let mut request = http::Request::post(format!("http://{address}{path}"))
