@@ -10,6 +10,7 @@ use sea_orm_migration::prelude::*;
 
 mod m0001_keys;
 mod m0002_freshness;
+mod m0003_lease;
 mod m0004_request_ids;
 
 /// The schema that this binary makes and expects.
@@ -24,6 +25,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m0001_keys::Migration),
             Box::new(m0002_freshness::Migration),
+            Box::new(m0003_lease::Migration),
             Box::new(m0004_request_ids::Migration),
         ]
     }

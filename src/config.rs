@@ -261,7 +261,10 @@ impl SettingsArgs {
                 hashing_threads: threads,
                 hashing_queue: 1_024,
                 max_clock_difference: app::clock_check::MAX_CLOCK_DIFFERENCE,
-                freshness: app::freshness::Settings::default(),
+                freshness: app::freshness::Settings {
+                    other_replicas: !is_embedded,
+                    ..app::freshness::Settings::default()
+                },
             },
         };
         reader.finish((settings, LogSettings { json, filter }))

@@ -41,11 +41,21 @@ pub enum Bug {
     CallerJudgedAtStart,
     /// The caller of a unary call is evaluated when its headers come, not when its request is complete.
     CallerEvaluatedAtHeaders,
+    /// Validate reads the key ring first, and then the lease.
+    RingNotUnderLease,
+    /// The wait for enforcement counts from the time that the database stores for the change.
+    WaitFromStoredTime,
+    /// A call that commits nothing answers `enforced` without a poll.
+    EnforcedWithoutPoll,
+    /// The lease of a row that breaks the invariant of lease and wait is granted.
+    BrokenLeaseGranted,
+    /// The role of a node is not asked when a connection is made, but in each answer alone.
+    RoleNotCheckedAtConnect,
 }
 
 impl Bug {
     /// All there are.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::LeaseFromPollEnd,
         Self::LeaseNotRead,
         Self::EntryBeforeLease,
@@ -62,6 +72,11 @@ impl Bug {
         Self::LeaseOncePerBatch,
         Self::CallerJudgedAtStart,
         Self::CallerEvaluatedAtHeaders,
+        Self::RingNotUnderLease,
+        Self::WaitFromStoredTime,
+        Self::EnforcedWithoutPoll,
+        Self::BrokenLeaseGranted,
+        Self::RoleNotCheckedAtConnect,
     ];
 
     /// The name on a command line.
@@ -83,6 +98,11 @@ impl Bug {
             Self::LeaseOncePerBatch => "lease-once-per-batch",
             Self::CallerJudgedAtStart => "caller-judged-at-start",
             Self::CallerEvaluatedAtHeaders => "caller-evaluated-at-headers",
+            Self::RingNotUnderLease => "ring-not-under-lease",
+            Self::WaitFromStoredTime => "wait-from-stored-time",
+            Self::EnforcedWithoutPoll => "enforced-without-poll",
+            Self::BrokenLeaseGranted => "broken-lease-granted",
+            Self::RoleNotCheckedAtConnect => "role-not-checked-at-connect",
         }
     }
 

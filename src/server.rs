@@ -73,6 +73,9 @@ pub enum ServeError {
         "the database file changed under the running service: {0}. What was committed since may be lost; see the README on restores"
     )]
     DatabaseFile(String),
+    /// Other replicas have begun to use the database in a way that this binary is too old for.
+    #[error("the database now requires a Claviger that knows schema {0}; use a newer version")]
+    BinaryOutdated(i64),
     /// A worker in the background ended.
     #[error("the worker for {0} died")]
     Worker(&'static str),
@@ -166,6 +169,7 @@ pub async fn serve(
             transport_ended = true;
             ended.unwrap_or(Ok(())).map_err(ServeError::from).and(Err(ServeError::Worker("connections")))
         }
+        schema = app.freshness().outdated() => Err(ServeError::BinaryOutdated(schema)),
         reason = database_file::changed(&app) => Err(ServeError::DatabaseFile(reason)),
         ended = workers.join_next() => Err(ServeError::Worker(match ended {
             Some(Ok(name)) => name,

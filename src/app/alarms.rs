@@ -25,11 +25,17 @@ pub enum Alarm {
     ChangeCutOff,
     /// The wall clock moved, or is far from the database server's: nothing is purged.
     ClockImplausible,
+    /// Lease and wait in the database contradict each other: there is no lease.
+    LeaseInvalid,
+    /// The database is used in a way that this binary is too old for.
+    BinaryOutdated,
+    /// A connection to the database is not the session that it was when it was made.
+    DatabaseSessionChanged,
 }
 
 impl Alarm {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::RecordPoisoned,
         Self::HashMismatch,
         Self::DatabaseAway,
@@ -39,6 +45,9 @@ impl Alarm {
         Self::CertificateUnusable,
         Self::ChangeCutOff,
         Self::ClockImplausible,
+        Self::LeaseInvalid,
+        Self::BinaryOutdated,
+        Self::DatabaseSessionChanged,
     ];
 
     /// Its name.
@@ -53,6 +62,9 @@ impl Alarm {
             Self::CertificateUnusable => "certificate_unusable",
             Self::ChangeCutOff => "change_cut_off",
             Self::ClockImplausible => "clock_implausible",
+            Self::LeaseInvalid => "lease_invalid",
+            Self::BinaryOutdated => "binary_outdated",
+            Self::DatabaseSessionChanged => "database_session_changed",
         }
     }
 }

@@ -6,8 +6,8 @@ use futures_util::FutureExt as _;
 
 use super::{
     App,
-    freshness::Generation,
-    validate::{Known, Proved, Recalled, Wanted},
+    freshness::{Generation, Leased},
+    validate::{Known, Proved, Recalled, Wanted, ours},
 };
 use crate::clock::Uptime;
 use crate::domain::{
@@ -15,8 +15,9 @@ use crate::domain::{
     decision::{Finding, judge},
     error::{Denial, Unavailable},
     ip_rules::CallerIp,
+    key_ring::{Found, KeyRing},
     pass::Pass,
-    root_secret::{Found, RootId},
+    root_secret::RootId,
     scope,
 };
 
@@ -66,14 +67,12 @@ impl App {
     /// Lets a caller in whose key string bears our tag, from memory alone, as nearly all are; none if that cannot be, and
     /// [`App::authenticate`] has to judge. That the tag is ours needs no second look, and all else is looked at anew.
     pub fn authenticate_at_once(&self, known: &Known, peer: CallerIp) -> Option<Guest> {
-        if !matches!(self.ring_now().find(known.root), Found::Mounted(_)) {
-            return None;
-        }
+        let leased = self.accepts_root(known.root)?;
         // Before memory is asked: what is dropped from it afterwards may be what it says.
         let since = self.freshness.memory().generation();
         let reach = Reach::everything();
         let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: None };
-        let recalled = self.recall(known, &wanted, self.freshness.polls_begun()).now_or_never()?;
+        let recalled = self.recall(leased, known, &wanted, self.freshness.polls_begun()).now_or_never()?;
         let Recalled::Answer(Proved::Key(key, shown, _)) = recalled else { return None };
         let now = self.now();
         let caller = admit(&key, shown, peer, now).ok()?;
@@ -83,11 +82,18 @@ impl App {
 
     /// Whether the cache says under the lease that this caller may validate now. An idle stream asks; it counts as no use.
     pub fn may_still_validate(&self, known: &Known, peer: CallerIp) -> bool {
-        matches!(self.ring_now().find(known.root), Found::Mounted(_))
-            && self.recall_row(known).is_some_and(|row| {
-                let caller = admit(&row, known.credential_id(), peer, self.now());
-                caller.is_ok_and(|caller| caller.require(scope::VALIDATE).is_ok())
-            })
+        let row = self.accepts_root(known.root).and_then(|leased| self.recall_row(leased, known));
+        row.is_some_and(|row| {
+            let caller = admit(&row, known.credential_id(), peer, self.now());
+            caller.is_ok_and(|caller| caller.require(scope::VALIDATE).is_ok())
+        })
+    }
+
+    /// The lease under which key strings that were made under this root secret are accepted here; none if they are not.
+    fn accepts_root(&self, root: RootId) -> Option<Leased> {
+        let is_mounted = |ring: &KeyRing| matches!(ring.find(root), Found::Mounted(_));
+        let (leased, is_mounted) = self.freshness.ask_ring(&*self.clock, is_mounted).now_or_never()?;
+        is_mounted.then_some(leased)
     }
 
     /// When an evaluation begins that [`App::is_outdated`] is to be asked about.
@@ -104,9 +110,8 @@ impl App {
     /// Whether a guest may be let in once more: all is judged anew, but it need not be looked up.
     pub fn lets_in_again(&self, guest: &Guest) -> bool {
         let Guest { caller, root, since } = guest;
-        if !matches!(self.ring_now().find(*root), Found::Mounted(_))
-            || self.freshness.still_stands(&*self.clock, *since).now_or_never() != Some(true)
-        {
+        let Some(leased) = self.accepts_root(*root) else { return false };
+        if self.freshness.still_stands(&*self.clock, leased, *since).now_or_never() != Some(true) {
             return false;
         }
         let (pass, peer, now) = (caller.pass(), Some(caller.peer()), self.now());
@@ -120,7 +125,8 @@ impl App {
 
     /// What stays true of a key string for as long as its root secret is accepted; none if it is no key string of ours.
     pub fn know(&self, text: &str) -> Option<Known> {
-        self.tagged(text).ok()?.map(|tagged| Known::of(&tagged))
+        let (_, tagged) = self.tagged(text).now_or_never()?.ok()??;
+        Some(Known::of(&tagged))
     }
 
     /// What can be said against a caller as soon as it presents its key string, from the tag and the cache alone. It can
@@ -130,9 +136,11 @@ impl App {
     /// [`Error::CredentialsInvalid`] if the tag does not verify, or if the cache knows under the lease that the credential
     /// is deleted or retired; `Unavailable` if its root secret is not mounted here.
     pub fn verify_presented(&self, text: &str) -> Result<Known> {
-        let known = self.tagged(text).map_err(undecided)?.map(|tagged| Known::of(&tagged));
-        let known = known.ok_or(Error::CredentialsInvalid)?;
-        if let Some(row) = self.recall_row(&known) {
+        let unproved = self.settings.key_format.parse(text).map_err(|_| Error::CredentialsInvalid)?;
+        let (leased, proof) = self.freshness.ask_ring_at_once(&*self.clock, |ring| unproved.prove(ring));
+        let tagged = ours(&leased, proof).map_err(undecided)?;
+        let known = tagged.map(|tagged| Known::of(&tagged)).ok_or(Error::CredentialsInvalid)?;
+        if let Some(row) = self.recall_row(leased, &known) {
             let is_revoked = |finding| matches!(finding, Finding::Deleted | Finding::SecretRetired);
             let found = judge(&row, known.credential_id(), None, &[], self.now());
             if found.is_ok_and(|found| found.is_err_and(is_revoked)) {

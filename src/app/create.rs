@@ -69,10 +69,18 @@ impl App {
         caller.require(scope::KEYS_WRITE)?.narrowed_to(&merchant)?;
         caller.require_held(&new.scopes)?;
         let fingerprint = meaning(&new, &merchant);
-        let request = new.request_id.clone().map(|request_id| RequestKey { caller: caller.key_id(), request_id });
-        let overdue = new.overdue.clone();
-        let (key, credential, shown) = self.mint(new, merchant).await?;
-        self.change(caller, Patience::default(), Create { key, credential, shown, request, fingerprint, overdue }).await
+        let mut attempt = 1;
+        loop {
+            let request = new.request_id.clone().map(|request_id| RequestKey { caller: caller.key_id(), request_id });
+            let overdue = new.overdue.clone();
+            let (key, credential, shown) = self.mint(new.clone(), merchant.clone()).await?;
+            let create = Create { key, credential, shown, request, fingerprint, overdue };
+            let outcome = self.change(caller, Patience::default(), create).await;
+            if !self.may_make_again(&outcome, attempt).await {
+                return outcome;
+            }
+            attempt += 1;
+        }
     }
 
     /// Makes the values of a new key, without storing any.

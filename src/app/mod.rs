@@ -27,10 +27,7 @@ mod upkeep;
 mod usage;
 mod validate;
 
-use std::{
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use rand::{TryRng, rngs::SysRng};
 use tokio_util::task::TaskTracker;
@@ -54,7 +51,7 @@ use self::{
     alarms::Alarms,
     clock_check::ClockCheck,
     counts::{Census, Counts},
-    freshness::{Freshness, Spread},
+    freshness::Freshness,
     hashing::HashingPool,
     proof::Proofs,
     refusals::Refusals,
@@ -64,8 +61,9 @@ use crate::{
     clock::Clock,
     domain::{
         Error, Result, Time,
+        key_ring::KeyRing,
         key_string::KeyFormat,
-        root_secret::{KeyRing, RootId, RootSecret},
+        root_secret::{RootId, RootSecret},
         secret_hash::{Hasher, Profile},
     },
     store::Store,
@@ -99,7 +97,6 @@ pub struct App {
     clock: Arc<dyn Clock>,
     clock_check: ClockCheck,
     settings: Settings,
-    ring: Spread<RwLock<Arc<KeyRing>>>,
     hashing: HashingPool,
     proofs: Proofs,
     usage: Usage,
@@ -109,6 +106,7 @@ pub struct App {
     counts: Counts,
     census: Census,
     mutations: TaskTracker,
+    longer_wait: upkeep::LongerWait,
 }
 
 impl App {
@@ -123,17 +121,16 @@ impl App {
         settings: Settings,
         mounted: Vec<RootSecret>,
     ) -> Result<Arc<Self>, StartError> {
-        let ring = Arc::new(start::key_ring(&store, clock.now(), mounted).await?);
+        let ring = start::key_ring(&store, clock.now(), mounted).await?;
         let hashing = HashingPool::start(settings.hashing_threads, settings.hashing_queue).map_err(Error::fault)?;
         let proofs = Proofs::new(&mut SysRng).map_err(Error::fault)?;
-        let freshness = Arc::new(Freshness::new(settings.freshness, store.engine()));
+        let freshness = Arc::new(Freshness::new(settings.freshness, store.engine(), ring));
         Ok(Arc::new(Self {
             freshness,
             usage: Usage::default(),
             store,
             clock_check: ClockCheck::start(&*clock),
             clock,
-            ring: Spread::new(|| RwLock::new(Arc::clone(&ring))),
             hashing,
             proofs,
             refusals: Refusals::default(),
@@ -141,6 +138,7 @@ impl App {
             counts: Counts::default(),
             census: Census::default(),
             mutations: TaskTracker::new(),
+            longer_wait: upkeep::LongerWait::default(),
             settings,
         }))
     }
@@ -202,13 +200,9 @@ impl App {
         self.ring().missing()
     }
 
+    /// The key ring, for what needs no lease.
     fn ring(&self) -> Arc<KeyRing> {
-        Arc::clone(&self.ring_now())
-    }
-
-    /// The ring for a moment, under its lock: for what is done at once.
-    fn ring_now(&self) -> RwLockReadGuard<'_, Arc<KeyRing>> {
-        self.ring.mine().read().unwrap_or_else(PoisonError::into_inner)
+        self.freshness.ring()
     }
 
     fn random_bytes<const N: usize>() -> Result<[u8; N]> {

@@ -16,6 +16,7 @@ use crate::{
         ApiKey, Caller, Error, Reach, Result, Time, audit_event::AuditEvent, error::Unavailable, key_string::KeyString,
         pass::Pass,
     },
+    seeded::{self, Bug},
     store::{Committed, Head, Numbered, Revision, Tx},
     trace,
 };
@@ -150,7 +151,8 @@ impl App {
             }
             Step::Change(proposal) => {
                 let numbered = tx.number().await?;
-                crate::seeded::numbered();
+                seeded::numbered();
+                seeded::race("change: numbered, not committed").await;
                 self.judge_again(&numbered, caller, mutation, &proposal, now).await?;
                 let Proposal { after: api_key, key, event, .. } = *proposal;
                 let Invalidation { revision, wait, invalidated } = self.commit(numbered, event).await?;
@@ -182,10 +184,14 @@ impl App {
     /// takes (step 12 of the argument in `freshness`). A commit that failed drops nothing: if it happened all the same,
     /// the poller learns of it.
     pub(super) async fn commit(&self, numbered: Numbered, event: AuditEvent) -> Result<Invalidation> {
-        let (key, change) = (event.key_id, (event.action, event.version));
+        let (key, change, stored) = (event.key_id, (event.action, event.version), event.time);
         let (freshness, clock) = (Arc::clone(&self.freshness), Arc::clone(&self.clock));
         let invalidate = move |Committed { revision, wait }: Committed| {
-            let invalidated = freshness.invalidate(key, change, &revision, || Moment::now(&*clock));
+            let now = || match seeded::bug(Bug::WaitFromStoredTime) {
+                true => Moment::of_stored(&*clock, stored),
+                false => Moment::now(&*clock),
+            };
+            let invalidated = freshness.invalidate(key, change, &revision, now);
             Invalidation { revision, wait, invalidated }
         };
         numbered.commit(event, i64::from_be_bytes(Self::random_bytes()?), invalidate).await
@@ -203,6 +209,19 @@ impl App {
             caller.peer(),
             self.now(),
         )
+    }
+}
+
+impl App {
+    /// Whether the attempt of this number failed because a root secret ceased to be the active one after a secret was made
+    /// under it, and another secret may be made; then the next poll has brought the states as they are now.
+    pub(super) async fn may_make_again<T>(&self, outcome: &Result<T>, attempt: u32) -> bool {
+        let is_superseded = matches!(outcome, Err(Error::Unavailable(Unavailable::RootSecretNotActive(_))));
+        let may = is_superseded && attempt < ATTEMPTS;
+        if may {
+            self.freshness.polled_since(self.freshness.polls_begun()).await;
+        }
+        may
     }
 }
 

@@ -6,11 +6,7 @@ use rand::rngs::SysRng;
 
 use super::{App, ListQuery, request_ids::Meaning};
 use crate::{
-    domain::{
-        Caller, Error, KeyId, Result, Time,
-        root_secret::{Found, RootId},
-        sealed,
-    },
+    domain::{Caller, Error, KeyId, Result, Time, key_ring::Found, root_secret::RootId, sealed},
     store::Position,
 };
 

@@ -18,8 +18,9 @@ use crate::{
     domain::{
         ApiKey, Error, Result,
         error::{Poisoned, Unavailable},
+        key_ring::{Found, KeyRing},
         key_string::{Digest, KeyString},
-        root_secret::{Found, KeyRing, RootId},
+        root_secret::RootId,
         secret_hash::{Owner, Profile, SALT_LENGTH, StoredHash},
     },
     store::Credential,
@@ -94,6 +95,7 @@ impl App {
         shown: &Shown,
         credential: &Credential,
         key: &ApiKey,
+        ring: &Arc<KeyRing>,
     ) -> Result<Option<Stored>> {
         let owner = Owner::new(key.id, credential.id, &key.merchant);
         let stored = self.proofs.stored(credential, &owner);
@@ -102,7 +104,7 @@ impl App {
             return Ok(Some(stored));
         }
         let subject = (shown.digest.words(), stored);
-        let proving = self.run_proof(shown, credential, key, owner);
+        let proving = self.run_proof(shown, credential, key, owner, ring);
         let failed = match self.proofs.proved.try_get_with(subject, proving).await {
             Ok(true) => return Ok(Some(stored)),
             Ok(false) => {
@@ -125,17 +127,17 @@ impl App {
         credential: &Credential,
         key: &ApiKey,
         owner: Owner,
+        ring: &Arc<KeyRing>,
     ) -> Result<bool, Failed> {
         self.counts.proof_missed();
         let poisoned = |what| Failed::Poisoned(Poisoned { key_id: key.id, what });
         Profile::named(&credential.profile).ok_or(poisoned("profile"))?;
         let stored = StoredHash::parse(&credential.phc).map_err(|_| poisoned("hash"))?;
         let pepper_root = credential.pepper_root.ok_or(poisoned("pepper_root"))?;
-        let ring = self.ring();
         match ring.find(pepper_root) {
             Found::Mounted(_) => {}
             Found::NotMounted => return Err(Failed::RootNotMounted(pepper_root)),
-            Found::Unknown => return Err(poisoned("pepper_root")),
+            Found::Removed | Found::Unknown => return Err(poisoned("pepper_root")),
         }
         let wanted = self.settings.profile;
         // What cannot be hashed anew here stays as it is.
@@ -143,10 +145,10 @@ impl App {
         let matches = self
             .hashing
             .run({
-                let (shown, ring) = (Arc::clone(&shown.key), Arc::clone(&ring));
+                let (shown, ring) = (Arc::clone(&shown.key), Arc::clone(ring));
                 move |hasher, memory| match ring.find(pepper_root) {
                     Found::Mounted(root) => hasher.matches(&shown, &owner, root, &stored, memory),
-                    Found::NotMounted | Found::Unknown => Ok(false),
+                    Found::NotMounted | Found::Removed | Found::Unknown => Ok(false),
                 }
             })
             .await
@@ -156,7 +158,7 @@ impl App {
             })?
             .map_err(|_| poisoned("hash"))?;
         if matches && outdated {
-            self.renew_hash(shown.clone(), credential.clone(), owner, ring);
+            self.renew_hash(shown.clone(), credential.clone(), owner, Arc::clone(ring));
         }
         Ok(matches)
     }

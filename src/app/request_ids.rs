@@ -15,8 +15,8 @@ use crate::{
     domain::{
         ApiKey, Caller, Error, Reach, Result, Time,
         error::{Precondition, Unavailable},
+        key_ring::{Found, KeyRing},
         key_string::{KeyString, MAX_LENGTH, Proof},
-        root_secret::{Found, KeyRing},
         sealed,
     },
     store::{Replay, RequestKey, Tx},
@@ -101,7 +101,7 @@ impl App {
                 Found::Mounted(root) => {
                     sealed::open(&root.replay_key(&request.request_id), &context(request, replay), sealed)
                 }
-                Found::NotMounted | Found::Unknown => None,
+                Found::NotMounted | Found::Removed | Found::Unknown => None,
             })
             .and_then(|padded| self.proved(std::str::from_utf8(&padded).ok()?.trim_end_matches(PADDING), &ring));
         match shown {
@@ -113,7 +113,7 @@ impl App {
     fn proved(&self, text: &str, ring: &KeyRing) -> Option<KeyString> {
         match self.settings.key_format.parse(text).ok()?.prove(ring) {
             Proof::Ours(tagged) => tagged.key_string(),
-            Proof::Forged | Proof::RootNotMounted(_) => None,
+            Proof::Forged | Proof::RootNotMounted(_) | Proof::RootUnknown(_) => None,
         }
     }
 

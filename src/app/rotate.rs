@@ -60,22 +60,32 @@ impl App {
         // Hashing takes long, so it is done before the transaction, for a key that the caller may change.
         let key = self.store.api_key_find_even_deleted(&reach, target.id).await?.ok_or(Error::NotFound)?;
         caller.require_change_of(&key)?;
-        let ring = self.ring();
-        let shown = Arc::new(
-            self.settings
-                .key_format
-                .mint(ring.active()?, &mut crate::seeded::minting_random())
-                .map_err(Error::fault)?,
-        );
-        let owner = Owner::new(key.id, shown.credential_id(), &key.merchant);
-        let phc = self.hash(&shown, owner, &ring).await?;
-        let credential = Credential::new(shown.credential_id(), shown.root(), self.settings.profile, phc, self.now());
         let fingerprint = Meaning::of("Rotate")
             .with(target.id.as_bytes())
             .with_number(i128::try_from(overlap.as_nanos()).ok())
             .fingerprint();
         let request = request_id.map(|request_id| RequestKey { caller: caller.key_id(), request_id });
-        self.change(caller, patience, Rotate { target, overlap, credential, shown, request, fingerprint }).await
+        let mut attempt = 1;
+        loop {
+            let (target, request) = (target.clone(), request.clone());
+            let (credential, shown) = self.mint_secret(&key).await?;
+            let rotate = Rotate { target, overlap, credential, shown, request, fingerprint };
+            let outcome = self.change(caller, patience, rotate).await;
+            if !self.may_make_again(&outcome, attempt).await {
+                return outcome;
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Makes a further secret for `key`, without storing it.
+    async fn mint_secret(&self, key: &ApiKey) -> Result<(Credential, Arc<KeyString>)> {
+        let ring = self.ring();
+        let shown = self.settings.key_format.mint(ring.active()?, &mut crate::seeded::minting_random());
+        let shown = Arc::new(shown.map_err(Error::fault)?);
+        let owner = Owner::new(key.id, shown.credential_id(), &key.merchant);
+        let phc = self.hash(&shown, owner, &ring).await?;
+        Ok((Credential::new(shown.credential_id(), shown.root(), self.settings.profile, phc, self.now()), shown))
     }
 }
 

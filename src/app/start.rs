@@ -1,12 +1,11 @@
 //! Starting: the root secrets that are mounted against those the database knows.
 
-use std::collections::BTreeMap;
-
 use crate::{
     domain::{
         Error, Time,
         error::Unavailable,
-        root_secret::{KeyRing, RootId, RootSecret, RootState},
+        key_ring::{KeyRing, RootStates},
+        root_secret::{RootSecret, RootState},
     },
     store::{RootRow, Store},
 };
@@ -20,11 +19,6 @@ pub enum StartError {
     /// A root secret, told in words.
     #[error("{0}")]
     RootSecret(String),
-}
-
-/// What the database says of each root secret.
-pub(super) fn states(rows: &[RootRow]) -> BTreeMap<RootId, RootState> {
-    rows.iter().map(|row| (row.id, row.state)).collect()
 }
 
 /// Puts the key ring together. On a database that knows no root secret the only mounted one becomes active.
@@ -61,9 +55,15 @@ pub(super) async fn key_ring(store: &Store, now: Time, mounted: Vec<RootSecret>)
             None => return refuse(format!("the root secret `{}` is in use and not in the folder; mount it", row.id)),
         }
     }
-    KeyRing::new(mounted, states(&rows)).ok_or_else(|| {
-        StartError::RootSecret("the database names no root secret, or several, as the active one".into())
-    })
+    let mut states = RootStates::default();
+    for RootRow { id, fingerprint, state } in rows {
+        states.insert(id, state, fingerprint);
+    }
+    let ring = KeyRing::new(mounted, states);
+    match ring.active() {
+        Ok(_) => Ok(ring),
+        Err(error) => refuse(error.to_string()),
+    }
 }
 
 fn refuse<T>(why: impl Into<String>) -> Result<T, StartError> {

@@ -1,21 +1,41 @@
-//! What Claviger does in its own time: forgetting what is due, erasing what may not be shown again, learning of root
-//! secrets that others activated. The server calls it every few seconds; doing it late is never wrong.
+//! What Claviger does in its own time: forgetting what is due, erasing what may not be shown again, lowering a wait that no
+//! lease needs any more. The server calls it every few seconds; doing it late is never wrong.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use super::{App, SHOWN_AGAIN_FOR, start};
+use super::{App, SHOWN_AGAIN_FOR};
+use crate::clock::Uptime;
 use crate::domain::{
-    DeleteReason, Error, KeyId, Reach, Result, Time,
+    DeleteReason, KeyId, Reach, Result, Time,
     audit_event::{Action, Actor, AuditEvent},
 };
+use crate::store::wait_for;
 
 /// Keys purged in one round, each in a transaction of its own, so that changes by people get their turn between.
 const PURGED_AT_ONCE: u64 = 100;
 /// How long refused acts are kept.
 const REFUSALS_KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+/// Since when a wait is seen that is longer than the lease needs.
+#[derive(Debug, Default)]
+pub(super) struct LongerWait(Mutex<Option<(i64, Uptime)>>);
+
+impl LongerWait {
+    /// For how long it is seen at `now`, with this number of changes of the lease.
+    fn seen_for(&self, lease_changes: i64, now: Uptime) -> Duration {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, since) = *seen.filter(|(changes, _)| *changes == lease_changes).get_or_insert((lease_changes, now));
+        *seen = Some((lease_changes, since));
+        now.since(since)
+    }
+
+    fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
 
 impl App {
     /// One round of upkeep.
@@ -27,8 +47,8 @@ impl App {
         let outcomes = [
             self.erase_sealed(now).await,
             self.purge_due(now).await,
+            self.lower_wait().await,
             self.store.refusal_forget_before(now.saturating_sub(REFUSALS_KEPT)).await,
-            self.refresh_ring().await,
         ];
         outcomes.into_iter().collect()
     }
@@ -39,6 +59,23 @@ impl App {
     /// `Unavailable` or `Fault`.
     pub async fn take_census(&self) -> Result<()> {
         self.store.api_key_count_by_state(self.now()).await.map(|counts| self.census.note(counts))
+    }
+
+    /// Lowers a wait that is longer than the lease needs, as the migration from longer leases or a `feed lease` that was cut
+    /// off leave it, once it has passed since this process saw it first: then no longer lease is left.
+    async fn lower_wait(&self) -> Result<()> {
+        let head = self.store.feed_state().await?;
+        let wanted = wait_for(head.lease);
+        if !head.is_lease_valid || head.wait <= wanted {
+            self.longer_wait.clear();
+            return Ok(());
+        }
+        if self.longer_wait.seen_for(head.lease_changes, self.clock.uptime()) >= head.wait
+            && self.store.feed_sink_wait(&head, wanted).await?
+        {
+            tracing::info!(wait_ms = wanted.as_millis(), "lowered the wait for enforcement to what the lease needs");
+        }
+        Ok(())
     }
 
     async fn erase_sealed(&self, now: Time) -> Result<()> {
@@ -78,18 +115,5 @@ impl App {
         };
         let numbered = tx.number().await?;
         self.commit(numbered, event).await.map(drop)
-    }
-
-    /// Learns what other replicas did to the root secrets.
-    async fn refresh_ring(&self) -> Result<()> {
-        let states = start::states(&self.store.root_secret_list().await?);
-        let renewed = self.ring().renewed(states);
-        let renewed =
-            renewed.ok_or_else(|| Error::fault("the database names no root secret, or several, as the active one"))?;
-        let renewed = Arc::new(renewed);
-        for ring in self.ring.iter() {
-            *ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&renewed);
-        }
-        renewed.active().map(drop)
     }
 }

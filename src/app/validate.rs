@@ -4,13 +4,21 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 
-use super::{App, alarms::Alarm, authenticate::Rights, counts::code, freshness::Found, proof::Shown};
+use super::{
+    App,
+    alarms::Alarm,
+    authenticate::Rights,
+    counts::code,
+    freshness::{Found, Leased},
+    proof::Shown,
+};
 use crate::{
     domain::{
         Caller, CredentialId, Error, KeyId, Reach, Result, Scope,
         decision::{Decision, Finding, Refusal, decide},
         error::{Poisoned, Precondition, Unavailable},
         ip_rules::CallerIp,
+        key_ring::Found as RootFound,
         key_string::{Digest, Proof, Tagged},
         pass::Pass,
         root_secret::RootId,
@@ -98,10 +106,10 @@ impl App {
     pub fn validate_at_once(&self, caller: &Caller, question: &Question<'_>) -> Option<Verdict> {
         let reach = caller.require(scope::VALIDATE).ok()?;
         let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: question.min_revision };
-        let proved = match self.tagged(question.key).ok()? {
-            Some(shown) => {
+        let proved = match self.tagged(question.key).now_or_never()?.ok()? {
+            Some((leased, shown)) => {
                 let begun = self.freshness.polls_begun();
-                match self.recall(&Known::of(&shown), &wanted, begun).now_or_never()? {
+                match self.recall(leased, &Known::of(&shown), &wanted, begun).now_or_never()? {
                     Recalled::Answer(proved) => proved,
                     Recalled::Unknown { .. } => return None,
                 }
@@ -132,24 +140,24 @@ impl App {
         Ok(verdict)
     }
 
-    /// What bears our tag; none for all else.
-    pub(super) fn tagged<'a>(&self, text: &'a str) -> Result<Option<Tagged<'a>>> {
+    /// What bears our tag, with the lease under which its root secret is accepted; none for all else.
+    ///
+    /// # Errors
+    /// `Unavailable` if a root secret that is not mounted here, or not known and there is no lease, would have to decide.
+    pub(super) async fn tagged<'a>(&self, text: &'a str) -> Result<Option<(Leased, Tagged<'a>)>> {
         let Ok(unproved) = self.settings.key_format.parse(text) else { return Ok(None) };
-        match unproved.prove(&self.ring_now()) {
-            Proof::Ours(shown) => Ok(Some(shown)),
-            Proof::Forged => Ok(None),
-            Proof::RootNotMounted(root) => Err(Error::Unavailable(Unavailable::RootSecret(root.as_char()))),
-        }
+        let (leased, proof) = self.freshness.ask_ring(&*self.clock, |ring| unproved.prove(ring)).await;
+        Ok(ours(&leased, proof)?.map(|shown| (leased, shown)))
     }
 
     /// From text to a proved credential: the form and the tag; memory, if it may be believed; else one read, and one hash
     /// at most.
     pub(super) async fn prove(self: &Arc<Self>, text: &str, wanted: Wanted<'_>) -> Result<Proved> {
-        let Some(shown) = self.tagged(text)? else { return Ok(Proved::Malformed) };
+        let Some((leased, shown)) = self.tagged(text).await? else { return Ok(Proved::Malformed) };
         let begun = self.freshness.polls_begun();
         let mut is_fresh = true;
         if wanted.rights == Rights::Remembered {
-            is_fresh = match self.recall(&Known::of(&shown), &wanted, begun).await {
+            is_fresh = match self.recall(leased, &Known::of(&shown), &wanted, begun).await {
                 Recalled::Answer(proved) => return Ok(proved),
                 Recalled::Unknown { is_fresh } => is_fresh,
             };
@@ -161,16 +169,16 @@ impl App {
     }
 
     /// The row that the cache has for a key string under the lease, if it has one. Counts as no lookup.
-    pub(super) fn recall_row(&self, known: &Known) -> Option<Arc<Pass>> {
-        let recalled = self.freshness.recall(&*self.clock, known.credential, &known.digest).now_or_never()?;
+    pub(super) fn recall_row(&self, leased: Leased, known: &Known) -> Option<Arc<Pass>> {
+        let recalled = self.freshness.recall(&*self.clock, leased, known.credential, &known.digest).now_or_never()?;
         recalled.position?;
         Some(recalled.found?.row)
     }
 
     /// What memory says (steps 4 and 9 of the argument).
-    pub(super) async fn recall(&self, known: &Known, wanted: &Wanted<'_>, begun: u64) -> Recalled {
+    pub(super) async fn recall(&self, leased: Leased, known: &Known, wanted: &Wanted<'_>, begun: u64) -> Recalled {
         let shown = known.credential;
-        let recalled = self.freshness.recall(&*self.clock, shown, &known.digest).await;
+        let recalled = self.freshness.recall(&*self.clock, leased, shown, &known.digest).await;
         let Some(position) = recalled.position else { return Recalled::Unknown { is_fresh: false } };
         let reaches = |revision: &Revision| {
             wanted.min_revision.is_none_or(|least| least.epoch() == revision.epoch() && least.seq() <= revision.seq())
@@ -214,6 +222,15 @@ impl App {
                 return Err(Precondition::RevisionAhead.into());
             }
         }
+        // The read returns the states of the root secrets, too, and is evaluated by them.
+        let ring = self.freshness.ring_as_of(&fetched.root_states);
+        match ring.find(shown.key.root()) {
+            RootFound::Mounted(_) => {}
+            RootFound::NotMounted => {
+                return Err(Error::Unavailable(Unavailable::RootSecret(shown.key.root().as_char())));
+            }
+            RootFound::Removed | RootFound::Unknown => return Ok(Proved::Malformed),
+        }
         let Some((credential, key)) = &fetched.found else {
             if let Some(generation) = fetched.generation {
                 self.freshness.absent().keep(generation, shown.key.credential_id(), revision.seq());
@@ -223,7 +240,7 @@ impl App {
         if !wanted.reach.covers(&key.merchant) {
             return Ok(Proved::NotFound(revision));
         }
-        let Some(stored) = self.prove_secret(&shown, credential, key).await.inspect_err(poisoned)? else {
+        let Some(stored) = self.prove_secret(&shown, credential, key, &ring).await.inspect_err(poisoned)? else {
             return Ok(Proved::NotFound(revision));
         };
         if let Some(stands) = self.freshness.revoked().judge(&revision, key, credential.id, self.now()) {
@@ -247,6 +264,22 @@ impl App {
             self.freshness.memory().keep(generation, found);
         }
         Ok(Proved::Key(pass, credential.id, revision))
+    }
+}
+
+/// What is ours by a proof that rests on the key ring under `leased`.
+///
+/// # Errors
+/// As [`App::tagged`].
+pub(super) fn ours<'a>(leased: &Leased, proof: Proof<'a>) -> Result<Option<Tagged<'a>>> {
+    match proof {
+        Proof::Ours(shown) => Ok(Some(shown)),
+        Proof::RootNotMounted(root) => Err(Error::Unavailable(Unavailable::RootSecret(root.as_char()))),
+        // Without a lease it may have been activated since the last poll.
+        Proof::RootUnknown(root) if leased.position().is_none() => {
+            Err(Error::Unavailable(Unavailable::RootSecretUnknown(root.as_char())))
+        }
+        Proof::Forged | Proof::RootUnknown(_) => Ok(None),
     }
 }
 

@@ -9,12 +9,11 @@ use clap::{Args, Subcommand};
 
 use super::{deployment::read_settings, exit::Exit};
 use crate::{
-    app::freshness::enforce::wait_for,
     clock::{Clock, SystemClock},
     config::{Settings, SettingsArgs},
     database_file::DatabaseLock,
     launch,
-    store::{Address, Head, Options, Store},
+    store::{Address, Head, Options, Store, wait_for},
 };
 
 /// What to do with the feed.

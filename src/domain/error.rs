@@ -103,6 +103,12 @@ pub enum Unavailable {
     Contended(Cause),
     /// A root secret that is in use is not mounted here.
     RootSecret(char),
+    /// A key string names a root secret that is not known here, and without a lease that decides nothing.
+    RootSecretUnknown(char),
+    /// A secret was made under a root secret that is not the active one; it has to be made again.
+    RootSecretNotActive(char),
+    /// The database names no root secret, or several, as the active one.
+    NoActiveRootSecret,
     /// The caller's own key cannot be judged.
     CallerUndecided(Cause),
     /// This process is shutting down.
@@ -233,6 +239,17 @@ impl fmt::Display for Unavailable {
                 f.write_str("the database is busy with other changes; nothing was changed, try again")
             }
             Self::RootSecret(k) => write!(f, "the root secret `{k}` is in use but not mounted on this replica"),
+            Self::RootSecretUnknown(k) => write!(
+                f,
+                "the root secret `{k}` is not known to this replica, and the database does not answer to say whether it \
+                 is in use"
+            ),
+            Self::RootSecretNotActive(k) => {
+                write!(f, "the root secret `{k}` ceased to be the active one; nothing was changed, try again")
+            }
+            Self::NoActiveRootSecret => {
+                f.write_str("the database names no root secret, or several, as the active one; nothing was changed")
+            }
             Self::CallerUndecided(_) => f.write_str("the caller's own key cannot be judged now"),
             Self::Draining => f.write_str("this replica is shutting down"),
             Self::StreamDrained => {

@@ -15,7 +15,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     CredentialId, base62,
-    root_secret::{Found, Key, KeyRing, RootId, RootSecret},
+    key_ring::{Found, KeyRing},
+    root_secret::{Key, RootId, RootSecret},
     text::quoted,
 };
 
@@ -130,6 +131,8 @@ pub enum Proof<'a> {
     Forged,
     /// It may be ours; the root secret that could tell is in use but not mounted here.
     RootNotMounted(RootId),
+    /// It may be ours if the deployment has learned of a root secret that this process does not know yet.
+    RootUnknown(RootId),
 }
 
 impl KeyFormat {
@@ -205,7 +208,8 @@ impl<'a> Unproved<'a> {
         let root = match ring.find(self.root) {
             Found::Mounted(root) => root,
             Found::NotMounted => return Proof::RootNotMounted(self.root),
-            Found::Unknown => return Proof::Forged,
+            Found::Removed => return Proof::Forged,
+            Found::Unknown => return Proof::RootUnknown(self.root),
         };
         let bytes = self.text.as_bytes();
         let tag_at = bytes.len() - base62::WIDTH_32 - base62::WIDTH_64;

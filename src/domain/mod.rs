@@ -12,6 +12,7 @@ pub mod error;
 pub mod fields;
 mod ids;
 pub mod ip_rules;
+pub mod key_ring;
 pub mod key_string;
 pub mod pass;
 pub mod request_id;

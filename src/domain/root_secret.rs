@@ -3,17 +3,14 @@
 //! From each root secret HKDF-SHA-256 (RFC 5869) derives a key for tags, a pepper for hashes, a key for page tokens,
 //! a key for sealing and a fingerprint, each under its own label. The root secret itself is forgotten at once.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::fmt;
 
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::{
-    error::{Error, Result, Unavailable},
-    request_id::RequestId,
-};
+use super::request_id::RequestId;
 
 /// 32 secret bytes, wiped when dropped.
 pub type Key = Zeroizing<[u8; 32]>;
@@ -159,69 +156,6 @@ pub enum RootState {
     Removed,
 }
 
-/// The root secrets that are mounted here, and the state of each that the deployment knows.
-pub struct KeyRing {
-    mounted: Arc<BTreeMap<RootId, RootSecret>>,
-    states: BTreeMap<RootId, RootState>,
-    active: RootId,
-}
-
-/// What a key ring holds under a name.
-pub enum Found<'a> {
-    /// It is in use and mounted.
-    Mounted(&'a RootSecret),
-    /// It is in use, but not mounted here.
-    NotMounted,
-    /// It was never in use or is no longer.
-    Unknown,
-}
-
-impl KeyRing {
-    /// Puts the ring together; none unless exactly one root secret is active.
-    pub fn new(mounted: Vec<RootSecret>, states: BTreeMap<RootId, RootState>) -> Option<Self> {
-        let mounted = mounted.into_iter().map(|root| (root.id, root)).collect();
-        Self::of(Arc::new(mounted), states).filter(|ring| ring.active().is_ok())
-    }
-
-    /// The same mounted root secrets with what the database says of them now; none unless exactly one is active. If that
-    /// one is not mounted here, nothing new can be made, but all else is judged as the deployment wants it now.
-    pub fn renewed(&self, states: BTreeMap<RootId, RootState>) -> Option<Self> {
-        Self::of(Arc::clone(&self.mounted), states)
-    }
-
-    fn of(mounted: Arc<BTreeMap<RootId, RootSecret>>, states: BTreeMap<RootId, RootState>) -> Option<Self> {
-        let mut active = states.iter().filter(|(_, state)| **state == RootState::Active).map(|(id, _)| *id);
-        match (active.next(), active.next()) {
-            (Some(active), None) => Some(Self { mounted, states, active }),
-            _ => None,
-        }
-    }
-
-    /// The root secret named `id`.
-    pub fn find(&self, id: RootId) -> Found<'_> {
-        match (self.states.get(&id), self.mounted.get(&id)) {
-            (None | Some(RootState::Removed), _) => Found::Unknown,
-            (Some(_), None) => Found::NotMounted,
-            (Some(_), Some(root)) => Found::Mounted(root),
-        }
-    }
-
-    /// The ones that are in use and not mounted here, in the order of their names.
-    pub fn missing(&self) -> Vec<RootId> {
-        let in_use = self.states.iter().filter(|(_, state)| **state != RootState::Removed).map(|(id, _)| *id);
-        in_use.filter(|id| !self.mounted.contains_key(id)).collect()
-    }
-
-    /// The one that new secrets are made under.
-    ///
-    /// # Errors
-    /// `Unavailable` if it is not mounted here.
-    pub fn active(&self) -> Result<&RootSecret> {
-        let active = self.mounted.get(&self.active);
-        active.ok_or(Error::Unavailable(Unavailable::RootSecret(self.active.as_char())))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,31 +196,5 @@ mod tests {
         insta::assert_snapshot!(message("abc"), @"has 3 characters; a root secret is 64 hexadecimal digits");
         insta::assert_snapshot!(message(&good.replace('F', "g")), @"holds other characters than hexadecimal digits; a root secret is 64 of them");
         insta::assert_snapshot!(message(&"0".repeat(64)), @"is one digit pair over and over; make one with `openssl rand -hex 32`");
-    }
-
-    #[test]
-    fn a_ring_tells_unknown_from_not_mounted() {
-        let id = |c| RootId::new(c).unwrap();
-        let states = [('a', RootState::Active), ('b', RootState::Accepted), ('c', RootState::Removed)];
-        let states = states.map(|(c, state)| (id(c), state)).into();
-        let ring = KeyRing::new(vec![root('a', 1), root('c', 3), root('d', 4)], states).unwrap();
-        assert!(matches!(ring.find(id('a')), Found::Mounted(_)));
-        assert!(matches!(ring.find(id('b')), Found::NotMounted));
-        assert!(matches!(ring.find(id('c')), Found::Unknown));
-        assert!(matches!(ring.find(id('d')), Found::Unknown));
-        assert_eq!(ring.active().unwrap().id(), id('a'));
-    }
-
-    #[test]
-    fn a_ring_follows_the_deployment_although_the_active_one_is_not_mounted() {
-        let id = |c| RootId::new(c).unwrap();
-        let ring = KeyRing::new(vec![root('a', 1)], [(id('a'), RootState::Active)].into()).unwrap();
-        let states = [(id('a'), RootState::Accepted), (id('b'), RootState::Active)];
-        let renewed = ring.renewed(states.into()).unwrap();
-        assert!(matches!(renewed.find(id('a')), Found::Mounted(_)));
-        assert!(matches!(renewed.find(id('b')), Found::NotMounted));
-        assert!(renewed.active().is_err());
-        assert!(KeyRing::new(vec![root('a', 1)], states.into()).is_none());
-        assert!(ring.renewed([(id('a'), RootState::Active), (id('b'), RootState::Active)].into()).is_none());
     }
 }

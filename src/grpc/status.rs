@@ -107,8 +107,15 @@ pub fn reason(error: &Error) -> ErrorReason {
         Error::Precondition(Precondition::RevisionAhead) => ErrorReason::RevisionAhead,
         Error::Precondition(Precondition::RevisionOfAnotherHistory) => ErrorReason::RevisionOfAnotherHistory,
         Error::EtagMismatch => ErrorReason::EtagMismatch,
-        Error::Unavailable(Unavailable::Database(_) | Unavailable::Contended(_)) => ErrorReason::DatabaseUnavailable,
-        Error::Unavailable(Unavailable::RootSecret(_)) => ErrorReason::RootSecretNotMounted,
+        Error::Unavailable(
+            Unavailable::Database(_)
+            | Unavailable::Contended(_)
+            | Unavailable::RootSecretUnknown(_)
+            | Unavailable::RootSecretNotActive(_),
+        ) => ErrorReason::DatabaseUnavailable,
+        Error::Unavailable(Unavailable::RootSecret(_) | Unavailable::NoActiveRootSecret) => {
+            ErrorReason::RootSecretNotMounted
+        }
         Error::Unavailable(Unavailable::CallerUndecided(_)) => ErrorReason::CallerUndecided,
         Error::Unavailable(Unavailable::Draining) => ErrorReason::Draining,
         Error::Unavailable(Unavailable::StreamDrained) => ErrorReason::StreamDrained,

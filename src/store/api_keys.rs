@@ -8,15 +8,16 @@ use sea_orm::{
 };
 
 use super::{
-    Engine, Revision, Store, Tx,
+    Revision, Store, Tx,
     conversion::{bytes, columns_to_save, credential_from_row, key_from_row, root_text, row_from_key},
-    failure,
+    deployment, failure,
     rows::{api_key, completed_request, credential, feed_head, key_usage},
+    session::{Role, role},
 };
 use crate::{
     domain::{
-        ApiKey, CredentialId, Error, KeyId, Reach, Result, Time, error::Unavailable, root_secret::RootId,
-        secret_hash::Profile,
+        ApiKey, CredentialId, Error, KeyId, Reach, Result, Time, error::Unavailable, key_ring::RootStates,
+        root_secret::RootId, secret_hash::Profile,
     },
     seeded::{self, Bug},
 };
@@ -49,13 +50,11 @@ impl Credential {
 pub struct Validation {
     /// The state of the database that was read.
     pub revision: Revision,
+    /// What it says of the root secrets.
+    pub root_states: RootStates,
     /// The credential and its key, if there is such a credential.
     pub found: Option<(Credential, ApiKey)>,
 }
-
-/// 1 on a PostgreSQL node that takes changes: no standby, and not told to be read-only.
-pub(super) const IS_POSTGRES_WRITER: &str =
-    "CASE WHEN pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' THEN 0 ELSE 1 END";
 
 impl Store {
     /// Reads a credential, its key and the head of the feed in one statement.
@@ -65,7 +64,7 @@ impl Store {
     /// # Errors
     /// `Unavailable`, also if the node is not the one that takes changes; `Fault`.
     pub async fn validation_read_even_deleted(&self, id: CredentialId) -> Result<Validation> {
-        let statement = validation_statement(self.engine(), id);
+        let statement = self.validation_statement(id);
         let row = self.row_of_the_writer("validation_read_even_deleted", &statement).await?;
         let read = || -> Result<_, DbErr> {
             let head = feed_head::Model::from_query_result(&row, "f_")?;
@@ -77,7 +76,9 @@ impl Store {
         let found = found
             .map(|(credential, key)| Ok::<_, Error>((credential_from_row(credential)?, key_from_row(key)?)))
             .transpose()?;
-        Ok(Validation { revision: Revision::new(head.epoch, head.seq), found })
+        let root_states: Option<String> = row.try_get("", "root_states").map_err(failure::of)?;
+        let root_states = deployment::root_states(root_states.as_deref())?;
+        Ok(Validation { revision: Revision::new(head.epoch, head.seq), root_states, found })
     }
 
     /// One key; a deleted one, too.
@@ -85,7 +86,7 @@ impl Store {
     /// # Errors
     /// `Unavailable`, also if the node is not the one that takes changes; `Fault`.
     pub async fn api_key_find_even_deleted(&self, reach: &Reach, id: KeyId) -> Result<Option<ApiKey>> {
-        let statement = key_statement(self.engine(), reach, id);
+        let statement = self.key_statement(reach, id);
         let row = self.row_of_the_writer("api_key_find_even_deleted", &statement).await?;
         let key = api_key::Model::from_query_result_optional(&row, "k_").map_err(failure::of)?;
         key.map(key_from_row).transpose()
@@ -102,22 +103,23 @@ impl Store {
                 loop {
                     match self.reader.query_one(statement).await {
                         Err(error) if left > 0 && failure::is_of_a_broken_connection(&error) => left -= 1,
-                        Ok(Some(row)) if left > 0 && !is_from_the_writer(&row)? => left -= 1,
+                        Ok(Some(row)) if left > 0 && role_of(&row)? != Role::Writer => left -= 1,
                         outcome => break outcome,
                     }
                 }
             })
             .await?
             .ok_or_else(|| Error::fault("feed_head has no row"))?;
-        if is_from_the_writer(&row).map_err(failure::of)? {
-            return Ok(row);
-        }
-        let cause = "the node that answered is not the one that takes changes";
+        let cause = match role_of(&row).map_err(failure::of)? {
+            Role::Writer => return Ok(row),
+            Role::NotTheWriter => "the node that answered is not the one that takes changes",
+            Role::OtherSession => "a pooler moved the connection to another session of the database",
+        };
         Err(Error::Unavailable(Unavailable::Database(cause.into())))
     }
 
     /// Puts a renewed hash in the place of `old`. No change of the key: no number, no audit entry, no new etag. Does
-    /// nothing if somebody else renewed it first.
+    /// nothing if another process renewed it first, or if its root secret is not the active one.
     ///
     /// # Errors
     /// `Unavailable` or `Fault`.
@@ -127,7 +129,8 @@ impl Store {
             .col_expr(credential::Column::Profile, Expr::value(new.profile.as_str()))
             .col_expr(credential::Column::PepperRoot, Expr::value(root_text(new.pepper_root)))
             .filter(credential::Column::Id.eq(id.as_bytes().to_vec()))
-            .filter(credential::Column::Phc.eq(old));
+            .filter(credential::Column::Phc.eq(old))
+            .filter(Expr::exists(deployment::active_root_secret(new.pepper_root)));
         self.bounded("credential_renew_hash", update.exec(&self.writer)).await.map(drop)
     }
 
@@ -196,9 +199,9 @@ impl Tx {
             pepper_root: Set(root_text(credential.pepper_root)),
             create_time: Set(credential.create_time.micros()),
         };
-        self.bounded("credential_insert", credential::Entity::insert(row).exec_without_returning(&self.tx))
-            .await
-            .map(drop)
+        self.bounded("credential_insert", credential::Entity::insert(row).exec_without_returning(&self.tx)).await?;
+        self.note_made_under([Some(credential.root), credential.pepper_root]);
+        Ok(())
     }
 
     /// Writes `key` over the row of the version before it. Terms that cannot be read stay as they are stored.
@@ -252,58 +255,58 @@ impl Tx {
     }
 }
 
-/// Whether the node that answered takes changes.
-fn is_from_the_writer(row: &QueryResult) -> Result<bool, DbErr> {
-    let is_writer: i64 = row.try_get("", "is_writer")?;
-    Ok(is_writer == 1 || seeded::bug(Bug::RoleNotCheckedInFill))
+/// Which node and session an answer comes from.
+fn role_of(row: &QueryResult) -> Result<Role, DbErr> {
+    let column: i64 = row.try_get("", "role")?;
+    Ok(if seeded::bug(Bug::RoleNotCheckedInFill) { Role::Writer } else { role(column) })
 }
 
-/// `feed_head LEFT JOIN credential LEFT JOIN api_key`: always one row, whether or not there is such a credential.
-fn validation_statement(engine: Engine, id: CredentialId) -> SelectStatement {
-    let mut select = Query::select();
-    select
-        .from(feed_head::Entity)
-        .join(
-            JoinType::LeftJoin,
-            credential::Entity,
-            Condition::all().add(credential::Column::Id.eq(id.as_bytes().to_vec())),
-        )
-        .join(
-            JoinType::LeftJoin,
-            api_key::Entity,
-            Expr::col((api_key::Entity, api_key::Column::Id)).equals((credential::Entity, credential::Column::KeyId)),
-        )
-        .and_where(feed_head::Column::Id.eq(super::feed::HEAD));
-    add_role(&mut select, engine);
-    add_columns::<feed_head::Entity>(&mut select, "f_");
-    add_columns::<credential::Entity>(&mut select, "c_");
-    add_columns::<api_key::Entity>(&mut select, "k_");
-    select
-}
-
-/// `feed_head LEFT JOIN api_key`: always one row, whether or not there is such a key within `reach`.
-fn key_statement(engine: Engine, reach: &Reach, id: KeyId) -> SelectStatement {
-    let mut wanted = Condition::all().add(api_key::Column::Id.eq(id.as_bytes().to_vec()));
-    if let Some(merchant) = reach.merchant() {
-        wanted = wanted.add(api_key::Column::MerchantUsername.eq(merchant.as_str()));
+impl Store {
+    /// `feed_head LEFT JOIN credential LEFT JOIN api_key`: always one row, whether or not there is such a credential.
+    fn validation_statement(&self, id: CredentialId) -> SelectStatement {
+        let mut select = Query::select();
+        select
+            .from(feed_head::Entity)
+            .join(
+                JoinType::LeftJoin,
+                credential::Entity,
+                Condition::all().add(credential::Column::Id.eq(id.as_bytes().to_vec())),
+            )
+            .join(
+                JoinType::LeftJoin,
+                api_key::Entity,
+                Expr::col((api_key::Entity, api_key::Column::Id))
+                    .equals((credential::Entity, credential::Column::KeyId)),
+            )
+            .and_where(feed_head::Column::Id.eq(super::feed::HEAD))
+            .expr_as(Expr::cust(deployment::states_of_root_secrets(self.engine())), "root_states");
+        self.add_role(&mut select);
+        add_columns::<feed_head::Entity>(&mut select, "f_");
+        add_columns::<credential::Entity>(&mut select, "c_");
+        add_columns::<api_key::Entity>(&mut select, "k_");
+        select
     }
-    let mut select = Query::select();
-    select
-        .from(feed_head::Entity)
-        .join(JoinType::LeftJoin, api_key::Entity, wanted)
-        .and_where(feed_head::Column::Id.eq(super::feed::HEAD));
-    add_role(&mut select, engine);
-    add_columns::<api_key::Entity>(&mut select, "k_");
-    select
-}
 
-/// Asks whether the node takes changes.
-fn add_role(select: &mut SelectStatement, engine: Engine) {
-    let is_writer = match engine {
-        Engine::Sqlite => "1",
-        Engine::Postgres => IS_POSTGRES_WRITER,
-    };
-    select.expr_as(Expr::cust(is_writer).cast_as("BIGINT"), "is_writer");
+    /// `feed_head LEFT JOIN api_key`: always one row, whether or not there is such a key within `reach`.
+    fn key_statement(&self, reach: &Reach, id: KeyId) -> SelectStatement {
+        let mut wanted = Condition::all().add(api_key::Column::Id.eq(id.as_bytes().to_vec()));
+        if let Some(merchant) = reach.merchant() {
+            wanted = wanted.add(api_key::Column::MerchantUsername.eq(merchant.as_str()));
+        }
+        let mut select = Query::select();
+        select
+            .from(feed_head::Entity)
+            .join(JoinType::LeftJoin, api_key::Entity, wanted)
+            .and_where(feed_head::Column::Id.eq(super::feed::HEAD));
+        self.add_role(&mut select);
+        add_columns::<api_key::Entity>(&mut select, "k_");
+        select
+    }
+
+    /// Asks which node and session answers.
+    fn add_role(&self, select: &mut SelectStatement) {
+        select.expr_as(Expr::cust(self.sessions.column(self.engine())).cast_as("BIGINT"), "role");
+    }
 }
 
 fn add_columns<E: EntityTrait>(select: &mut SelectStatement, prefix: &str) {

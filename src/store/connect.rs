@@ -12,13 +12,13 @@ use std::{
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection,
     sqlx::{
-        Connection as _,
+        self, AssertSqlSafe, Connection as _, Row as _,
         postgres::PgConnection,
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
 };
 
-use super::{Engine, Store, calls::Calls, failure, files::Identity};
+use super::{Engine, Store, calls::Calls, failure, files::Identity, session::Sessions};
 use crate::domain::{
     Result,
     error::{Cause, Error, Unavailable},
@@ -84,6 +84,7 @@ impl Store {
     /// # Errors
     /// `Unavailable` if it cannot be reached or opened.
     pub async fn open(address: &Address, options: Options) -> Result<Self> {
+        let sessions = Sessions::new()?;
         let (mut reader, mut writer) = match address {
             Address::Sqlite(path) => {
                 // The writer first: it makes the file and its write-ahead log, which a reader cannot.
@@ -91,11 +92,11 @@ impl Store {
                 (connect(sqlite(path, options.connections, options, true)).await?, writer)
             }
             Address::Postgres(url) => {
-                reach_postgres(url, options.timeout).await?;
+                reach_postgres(url, options.timeout, &sessions).await?;
                 // Pools of their own: changes that wait for each other must not take the connections of Validate.
                 let writers = Options { connections: (options.connections / 2).max(1), ..options };
-                let writer = connect(postgres(url, writers)).await?;
-                (connect(postgres(url, options)).await?, writer)
+                let writer = connect(postgres(url, writers, &sessions)).await?;
+                (connect(postgres(url, options, &sessions)).await?, writer)
             }
         };
         let opened = match address {
@@ -114,6 +115,7 @@ impl Store {
             reader,
             writer,
             address: address.clone(),
+            sessions,
             statements,
             calls,
             timeout: options.timeout,
@@ -159,13 +161,27 @@ impl Store {
 }
 
 /// Connects once without the pool, which tries until its time-out and then tells only that.
-async fn reach_postgres(url: &str, timeout: Duration) -> Result<()> {
+async fn reach_postgres(url: &str, timeout: Duration, sessions: &Sessions) -> Result<()> {
     let away = |cause: Cause| Error::Unavailable(Unavailable::Database(cause));
-    match tokio::time::timeout(timeout, PgConnection::connect(url)).await {
-        Ok(Ok(connection)) => connection.close().await.map_err(|error| away(error.into())),
-        Ok(Err(error)) => Err(away(error.into())),
+    let reach = async {
+        let mut connection = PgConnection::connect(url).await?;
+        require_writer(&mut connection, sessions.begin()).await?;
+        connection.close().await
+    };
+    match tokio::time::timeout(timeout, reach).await {
+        Ok(outcome) => outcome.map_err(|error| away(error.into())),
         Err(late) => Err(away(late.into())),
     }
+}
+
+/// Asks a new connection for the role of its node, by the statement `begin`. A connection that was made to a standby does not
+/// count after its promotion either.
+async fn require_writer(connection: &mut PgConnection, begin: String) -> Result<(), sqlx::Error> {
+    let is_writer: i64 = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_one(connection).await?.try_get(0)?;
+    if is_writer == 1 {
+        return Ok(());
+    }
+    Err(sqlx::Error::Protocol("the node that was reached is not the one that takes changes".to_owned()))
 }
 
 async fn connect(options: ConnectOptions) -> Result<DatabaseConnection> {
@@ -218,8 +234,13 @@ fn sqlite(path: &Path, connections: u32, options: Options, read_only: bool) -> C
     out
 }
 
-fn postgres(url: &str, options: Options) -> ConnectOptions {
+fn postgres(url: &str, options: Options, sessions: &Sessions) -> ConnectOptions {
     let mut out = common(url.to_owned(), options.connections, options);
     out.set_application_name("claviger");
+    let begin = sessions.begin();
+    out.map_sqlx_postgres_pool_opts(move |pool| {
+        let begin = begin.clone();
+        pool.after_connect(move |connection, _| Box::pin(require_writer(connection, begin.clone())))
+    });
     out
 }

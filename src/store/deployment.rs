@@ -1,16 +1,26 @@
 //! What keeps a deployment together: its root secrets, and that its first administrator was made.
 
-use sea_orm::{ActiveValue::Set, EntityTrait, QueryOrder};
+use std::sync::PoisonError;
+
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    sea_query::SelectStatement,
+};
 
 use super::{
-    Store, Tx,
-    conversion::bytes,
+    Engine, Store, Tx,
+    conversion::{bytes, root_text},
     rows::{bootstrap, root_secret},
 };
 use crate::domain::{
     CredentialId, Error, Result, Time,
+    error::Unavailable,
+    key_ring::RootStates,
     root_secret::{RootId, RootState},
 };
+
+/// The number of the state in which new secrets are made under a root secret.
+const ACTIVE: i16 = 1;
 
 /// The id of the only row of `bootstrap`.
 const ONCE: i16 = 1;
@@ -26,6 +36,88 @@ pub struct RootRow {
     pub state: RootState,
 }
 
+/// The states of all root secrets in one column, so that they are of the same snapshot as the rest of the row: of each its
+/// name, the number of its state, and its fingerprint in hexadecimal digits.
+pub(super) fn states_of_root_secrets(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Sqlite => "(SELECT group_concat(r.k || r.state || hex(r.fingerprint), ',') FROM root_secret AS r)",
+        Engine::Postgres => {
+            "(SELECT string_agg(r.k || r.state || encode(r.fingerprint, 'hex'), ',') FROM root_secret AS r)"
+        }
+    }
+}
+
+/// Reads the column of [`states_of_root_secrets`]; null if there is none.
+///
+/// # Errors
+/// `Fault` if it cannot be read.
+pub(super) fn root_states(column: Option<&str>) -> Result<RootStates> {
+    let mut states = RootStates::default();
+    for record in column.unwrap_or_default().split(',').filter(|record| !record.is_empty()) {
+        let (id, state, fingerprint) = root_record(record)
+            .ok_or_else(|| Error::fault("the table root_secret has a row that this version cannot read"))?;
+        states.insert(id, state, fingerprint);
+    }
+    Ok(states)
+}
+
+fn root_record(record: &str) -> Option<(RootId, RootState, [u8; 16])> {
+    let mut characters = record.chars();
+    let id = RootId::new(characters.next()?)?;
+    let state = root_state(characters.next()?.to_digit(10)?)?;
+    let digits = characters.as_str().as_bytes();
+    let mut fingerprint = [0; 16];
+    if digits.len() != 2 * fingerprint.len() {
+        return None;
+    }
+    for (byte, pair) in fingerprint.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some((id, state, fingerprint))
+}
+
+fn root_state(stored: u32) -> Option<RootState> {
+    match stored {
+        1 => Some(RootState::Active),
+        2 => Some(RootState::Accepted),
+        3 => Some(RootState::Removed),
+        _ => None,
+    }
+}
+
+/// Selects the root secret `id` if it is the active one.
+pub(super) fn active_root_secret(id: Option<RootId>) -> SelectStatement {
+    root_secret::Entity::find()
+        .select_only()
+        .column(root_secret::Column::K)
+        .filter(root_secret::Column::K.eq(root_text(id)))
+        .filter(root_secret::Column::State.eq(ACTIVE))
+        .into_query()
+}
+
+impl Tx {
+    /// Notes under which root secrets a credential was made that this transaction stores.
+    pub(super) fn note_made_under(&self, roots: [Option<RootId>; 2]) {
+        self.made_under.lock().unwrap_or_else(PoisonError::into_inner).extend(roots.into_iter().flatten());
+    }
+
+    /// Requires that every secret that this transaction stores was made under the active root secret. To be called under
+    /// the lock of the feed, which every change of a root secret's state takes.
+    ///
+    /// # Errors
+    /// `Unavailable::RootSecretNotActive`: the secret has to be made again.
+    pub(super) async fn require_active_root_secrets(&self) -> Result<()> {
+        let made_under = self.made_under.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for root in made_under {
+            let active = active_root_secret(Some(root));
+            if self.bounded("require_active_root_secrets", self.tx.query_one(&active)).await?.is_none() {
+                return Err(Error::Unavailable(Unavailable::RootSecretNotActive(root.as_char())));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Store {
     /// Every root secret that was ever activated.
     ///
@@ -38,12 +130,9 @@ impl Store {
             .map(|row| {
                 let mut name = row.k.chars();
                 let id = name.next().and_then(RootId::new).filter(|_| name.next().is_none());
-                let state = match row.state {
-                    1 => RootState::Active,
-                    2 => RootState::Accepted,
-                    3 => RootState::Removed,
-                    other => return Err(Error::fault(format!("root secret {} has the state {other}", row.k))),
-                };
+                let state = u32::try_from(row.state).ok().and_then(root_state);
+                let state =
+                    state.ok_or_else(|| Error::fault(format!("root secret {} has the state {}", row.k, row.state)))?;
                 let id = id.ok_or_else(|| Error::fault(format!("a root secret is named {:?}", row.k)))?;
                 Ok(RootRow { id, fingerprint: bytes(&row.fingerprint)?, state })
             })
@@ -59,7 +148,7 @@ impl Store {
             k: Set(root.id.to_string()),
             fingerprint: Set(root.fingerprint.to_vec()),
             state: Set(match root.state {
-                RootState::Active => 1,
+                RootState::Active => ACTIVE,
                 RootState::Accepted => 2,
                 RootState::Removed => 3,
             }),

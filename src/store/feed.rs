@@ -4,18 +4,24 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, EntityTrait, QueryFilter,
+    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryTrait,
     sea_query::{Expr, ExprTrait},
 };
 
 use super::{
-    Store, Tx,
+    Store, Tx, failure,
     rows::{change_log, feed_head},
     tx::exactly_one,
 };
-use crate::domain::{Error, Result, audit_event::AuditEvent};
 #[cfg(feature = "checker")]
 use crate::seeded;
+use crate::{
+    domain::{Error, Result, audit_event::AuditEvent, error::Unavailable},
+    migrations::VERSION,
+};
+
+/// The oldest schema that a binary must know to run on this database, in one column.
+pub(super) const OLDEST_BINARY: &str = "(SELECT CAST(v.oldest_binary AS BIGINT) FROM schema_version AS v)";
 
 /// The id of the only row of `feed_head`.
 pub(super) const HEAD: i16 = 1;
@@ -102,23 +108,32 @@ pub struct Head {
     pub lease_changes: i64,
     /// How often an operator accepted what an anomaly put in doubt.
     pub accepts: i64,
+    /// Whether lease and wait are as the database's constraints require. If not, no lease may be granted, and the wait is
+    /// [`LONGEST_WAIT`].
+    pub is_lease_valid: bool,
+}
+
+/// The shortest lease and the longest one, in milliseconds.
+const LEASES: std::ops::RangeInclusive<i64> = 500..=10_000;
+/// The wait that goes with the longest lease.
+pub const LONGEST_WAIT: Duration = Duration::from_millis(10_500);
+
+/// The least wait that goes with a lease: a twentieth longer, for clocks that do not run alike, in whole milliseconds.
+pub fn wait_for(lease: Duration) -> Duration {
+    Duration::from_millis(u64::try_from((lease.as_micros() * 21).div_ceil(20_000)).unwrap_or(u64::MAX))
 }
 
 impl From<feed_head::Model> for Head {
     fn from(row: feed_head::Model) -> Self {
-        Self {
-            revision: Revision::new(row.epoch, row.seq),
-            lease: milliseconds(row.lease_ms),
-            wait: milliseconds(row.wait_ms),
-            lease_changes: row.lease_changes,
-            accepts: row.accepts,
-        }
+        let milliseconds = |stored: i64| Duration::from_millis(u64::try_from(stored).unwrap_or(0));
+        let (lease, wait) = (milliseconds(row.lease_ms), milliseconds(row.wait_ms));
+        // The database has constraints for this. A row that breaks them all the same is not trusted: a
+        // lease that is longer than the wait accepts keys after their revocation was answered.
+        let is_lease_valid = LEASES.contains(&row.lease_ms) && wait >= wait_for(lease);
+        let wait = if is_lease_valid { wait } else { LONGEST_WAIT };
+        let revision = Revision::new(row.epoch, row.seq);
+        Self { revision, lease, wait, lease_changes: row.lease_changes, accepts: row.accepts, is_lease_valid }
     }
-}
-
-/// A stored number of milliseconds. What is negative was never written by us, and is no time at all.
-pub(super) fn milliseconds(stored: i64) -> Duration {
-    Duration::from_millis(u64::try_from(stored).unwrap_or(0))
 }
 
 fn head(row: Option<feed_head::Model>) -> Result<Head> {
@@ -168,7 +183,15 @@ impl Tx {
             return Ok(taken);
         }
         exactly_one("feed_next", self.bounded("feed_next", next.exec(&self.tx)).await?.rows_affected)?;
-        self.feed_state().await
+        let mut select = feed_head::Entity::find_by_id(HEAD).into_query();
+        select.expr_as(Expr::cust(OLDEST_BINARY), "oldest_binary");
+        let row = self.bounded("feed_next", self.tx.query_one(&select)).await?;
+        let row = row.ok_or_else(|| Error::fault("feed_head has no row"))?;
+        let oldest_binary: i64 = row.try_get("", "oldest_binary").map_err(failure::of)?;
+        if oldest_binary > i64::from(VERSION) {
+            return Err(Error::Unavailable(Unavailable::Draining));
+        }
+        feed_head::Model::from_query_result(&row, "").map(Head::from).map_err(failure::of)
     }
 
     /// The last change that this transaction sees, and what goes with it.

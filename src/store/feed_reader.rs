@@ -11,12 +11,21 @@ use sea_orm::sqlx::{
     sqlite::{SqliteConnectOptions, SqliteConnection},
 };
 
-use super::{Address, Head, Revision, Store, conversion::bytes, feed::milliseconds};
+use super::{
+    Address, Head, Store,
+    conversion::bytes,
+    deployment::{root_states, states_of_root_secrets},
+    feed::{HEAD, OLDEST_BINARY},
+    rows::feed_head,
+    session::{Role, Sessions, role},
+};
 use crate::{
     domain::{
         KeyId, Result,
         error::{Cause, Error, Unavailable},
+        key_ring::RootStates,
     },
+    migrations::VERSION,
     seeded::{self, Bug, POLLED_ROWS},
 };
 
@@ -25,8 +34,16 @@ use crate::{
 pub struct Polled {
     /// Whether the node is the one that takes changes; another may lag behind it.
     pub is_writer: bool,
+    /// Whether it was so when the connection was made.
+    pub was_writer: bool,
+    /// Whether the session is not the one that it was when the connection was made.
+    pub is_other_session: bool,
     /// The head of the feed.
     pub head: Head,
+    /// What the database says of the root secrets.
+    pub root_states: RootStates,
+    /// The schema that a binary must know to run on this database, if this one does not.
+    pub newer_schema_required: Option<i64>,
     /// The rows of the log from the position on that was asked for, that one included, in order; not always all.
     pub changes: Vec<LoggedChange>,
 }
@@ -49,7 +66,9 @@ pub struct LoggedChange {
 /// A connection that reads the feed.
 pub struct FeedReader {
     address: Address,
+    sessions: Sessions,
     connection: Option<Connection>,
+    was_writer: bool,
 }
 
 enum Connection {
@@ -60,24 +79,35 @@ enum Connection {
 impl Store {
     /// A reader of the feed, not connected yet.
     pub fn feed_reader(&self) -> FeedReader {
-        FeedReader { address: self.address.clone(), connection: None }
+        FeedReader {
+            address: self.address.clone(),
+            sessions: self.sessions.clone(),
+            connection: None,
+            was_writer: false,
+        }
     }
 }
 
 /// All columns of one joined row, on either engine.
 macro_rules! read_rows {
-    ($rows:expr) => {{
+    ($rows:expr, $was_writer:expr) => {{
         let rows = $rows;
         let Some(first) = rows.first() else { return Err(Error::fault("feed_head has no row")) };
         let number = |name| first.try_get::<i64, _>(name);
-        let head = Head {
-            revision: Revision::new(first.try_get::<String, _>("epoch").map_err(away)?, number("head").map_err(away)?),
-            lease: milliseconds(number("lease_ms").map_err(away)?),
-            wait: milliseconds(number("wait_ms").map_err(away)?),
+        let head = Head::from(feed_head::Model {
+            id: HEAD,
+            epoch: first.try_get("epoch").map_err(away)?,
+            seq: number("head").map_err(away)?,
+            lease_ms: number("lease_ms").map_err(away)?,
+            wait_ms: number("wait_ms").map_err(away)?,
             lease_changes: number("lease_changes").map_err(away)?,
             accepts: number("accepts").map_err(away)?,
-        };
-        let is_writer = number("is_writer").map_err(away)? == 1;
+        });
+        let root_states = root_states(first.try_get::<Option<&str>, _>("root_states").map_err(away)?)?;
+        let oldest_binary = number("oldest_binary").map_err(away)?;
+        let newer_schema_required = (oldest_binary > i64::from(VERSION)).then_some(oldest_binary);
+        let role = role(number("role").map_err(away)?);
+        let (is_writer, is_other_session) = (role == Role::Writer, role == Role::OtherSession);
         let mut changes = Vec::with_capacity(rows.len());
         for row in &rows {
             let number = |name| row.try_get::<i64, _>(name).map_err(away);
@@ -93,7 +123,15 @@ macro_rules! read_rows {
                 });
             }
         }
-        Ok(Polled { is_writer, head, changes })
+        Ok(Polled {
+            is_writer,
+            was_writer: $was_writer,
+            is_other_session,
+            head,
+            root_states,
+            newer_schema_required,
+            changes,
+        })
     }};
 }
 
@@ -110,15 +148,19 @@ impl FeedReader {
             Ok::<_, sqlx::Error>(match &self.address {
                 Address::Sqlite(path) => {
                     let options = SqliteConnectOptions::new().filename(path).pragma("query_only", "on");
-                    Connection::Sqlite(SqliteConnection::connect_with(&options).await?)
+                    (Connection::Sqlite(SqliteConnection::connect_with(&options).await?), true)
                 }
                 Address::Postgres(url) => {
                     let options = url.parse::<PgConnectOptions>()?.application_name("claviger-feed");
-                    Connection::Postgres(PgConnection::connect_with(&options).await?)
+                    let mut connection = PgConnection::connect_with(&options).await?;
+                    let begun = sqlx::raw_sql(AssertSqlSafe(self.sessions.begin())).fetch_one(&mut connection).await?;
+                    let is_writer = begun.try_get::<i64, _>(0)? == 1;
+                    (Connection::Postgres(connection), is_writer)
                 }
             })
         };
-        self.connection = Some(in_time(timeout, connecting).await?);
+        let (connection, was_writer) = in_time(timeout, connecting).await?;
+        (self.connection, self.was_writer) = (Some(connection), was_writer);
         Ok(())
     }
 
@@ -133,10 +175,10 @@ impl FeedReader {
         // One round trip, and no prepared statement, which a pooler in between might not know.
         let polled = match &mut connection {
             Connection::Sqlite(connection) => {
-                read_rows!(in_time(timeout, sqlx::raw_sql(statement).fetch_all(connection)).await?)
+                read_rows!(in_time(timeout, sqlx::raw_sql(statement).fetch_all(connection)).await?, self.was_writer)
             }
             Connection::Postgres(connection) => {
-                read_rows!(in_time(timeout, sqlx::raw_sql(statement).fetch_all(connection)).await?)
+                read_rows!(in_time(timeout, sqlx::raw_sql(statement).fetch_all(connection)).await?, self.was_writer)
             }
         };
         self.connection = Some(connection);
@@ -144,10 +186,8 @@ impl FeedReader {
     }
 
     fn statement(&self, applied: i64) -> String {
-        let is_writer = match self.address {
-            Address::Sqlite(_) => "1",
-            Address::Postgres(_) => super::api_keys::IS_POSTGRES_WRITER,
-        };
+        let role = self.sessions.column(self.address.engine());
+        let states = states_of_root_secrets(self.address.engine());
         let from = format!("CASE WHEN f.seq < {applied} THEN f.seq ELSE {applied} END");
         // The log is dense, so a page is a range of numbers, and no engine sorts what it need not read.
         let page = if seeded::bug(Bug::AutoIncrementPoll) {
@@ -157,7 +197,8 @@ impl FeedReader {
         };
         format!(
             "SELECT f.epoch AS epoch, f.seq AS head, f.lease_ms AS lease_ms, f.wait_ms AS wait_ms, f.lease_changes AS \
-             lease_changes, f.accepts AS accepts, CAST({is_writer} AS BIGINT) AS is_writer, c.seq AS seq, c.key_id AS \
+             lease_changes, f.accepts AS accepts, CAST({role} AS BIGINT) AS role, {states} AS root_states, \
+             {OLDEST_BINARY} AS oldest_binary, c.seq AS seq, c.key_id AS \
              key_id, CAST(c.kind AS BIGINT) AS kind, c.nonce AS nonce, c.version AS version FROM feed_head AS f LEFT \
              JOIN change_log AS c ON c.seq >= {from} {page} WHERE f.id = 1 ORDER BY c.seq LIMIT {POLLED_ROWS}"
         )

@@ -28,6 +28,7 @@ mod request_ids;
 mod rows;
 mod schema;
 mod sealed_replays;
+mod session;
 mod tx;
 mod usage;
 
@@ -46,7 +47,7 @@ use self::calls::Calls;
 pub use api_keys::{Credential, Validation};
 pub use connect::{Address, Options, Pool};
 pub use deployment::RootRow;
-pub use feed::{Head, Revision};
+pub use feed::{Head, LONGEST_WAIT, Revision, wait_for};
 pub use feed_reader::{FeedReader, LoggedChange, Polled};
 pub use lists::{ListFilter, Position};
 pub use refusals::RefusedAct;
@@ -62,6 +63,7 @@ pub struct Store {
     reader: DatabaseConnection,
     writer: DatabaseConnection,
     address: Address,
+    sessions: session::Sessions,
     statements: Arc<AtomicU64>,
     calls: Arc<Calls>,
     timeout: Duration,

@@ -1,6 +1,11 @@
 //! A transaction that changes a key: begin, change, take a number, commit with an audit entry.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbErr, IsolationLevel, SqliteTransactionMode, TransactionOptions,
@@ -12,6 +17,7 @@ use crate::domain::{
     Result,
     audit_event::AuditEvent,
     error::{Error, Unavailable},
+    root_secret::RootId,
 };
 
 /// How long a commit is followed whose caller was answered that its outcome is unknown. After it only a poll tells.
@@ -23,6 +29,8 @@ pub struct Tx {
     pub(super) tx: DatabaseTransaction,
     calls: Arc<Calls>,
     timeout: Duration,
+    /// The root secrets that credentials were made under which this transaction stores.
+    pub(super) made_under: Mutex<BTreeSet<RootId>>,
     /// Beside the transaction, for the bug of numbering outside of it.
     #[cfg(feature = "checker")]
     pub(super) beside: sea_orm::DatabaseConnection,
@@ -65,6 +73,7 @@ impl Store {
             tx,
             calls: Arc::clone(&self.calls),
             timeout: self.timeout + Duration::from_secs(2),
+            made_under: Mutex::default(),
             #[cfg(feature = "checker")]
             beside: self.reader.clone(),
         })
@@ -116,12 +125,13 @@ impl Store {
 }
 
 impl Tx {
-    /// Takes the feed's next number, and with it the lock that all changes take last.
+    /// Takes the feed's next number, and with it the lock that all changes take last. No credential may be stored after it.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `Unavailable`; `RootSecretNotActive` if a credential that is stored was not made under the active root secret.
     pub async fn number(self) -> Result<Numbered> {
         let head = self.feed_next().await?;
+        self.require_active_root_secrets().await?;
         Ok(Numbered { tx: self, head })
     }
 

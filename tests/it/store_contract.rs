@@ -386,6 +386,7 @@ on_every_engine! {
         assert!(test.store.schema_require().await.is_err());
         test.store.schema_migrate().await.unwrap();
         test.store.feed_begin("again").await.unwrap();
+        test.note_root_secret().await;
         assert_eq!(insert(&test.store, &key(1, "acme")).await, 1);
     }
 }

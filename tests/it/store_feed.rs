@@ -7,7 +7,7 @@ use claviger::{
         DeleteReason, KeyId, Reach, Time,
         audit_event::{Action, Actor, AuditEvent},
     },
-    store::{LastUse, Polled, Store},
+    store::{LastUse, Options, Polled, Store},
 };
 use sea_orm::ConnectionTrait;
 
@@ -194,11 +194,15 @@ async fn a_node_that_takes_no_changes_is_no_answer() {
     let name = test.database.url().rsplit_once('/').unwrap().1.to_owned();
     by_hand.execute_unprepared(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await.unwrap();
     // For connections made from now on, as they would be made to a standby.
-    assert!(!poll(&test.store, None).await.is_writer);
-    let late = test.database.open().await;
-    let read = late.validation_read_even_deleted(claviger::domain::CredentialId::from_bytes([1; 16])).await;
+    let polled = poll(&test.store, None).await;
+    assert!(!polled.is_writer && !polled.was_writer && !polled.is_other_session);
+    assert!(Store::open(&test.database.address, Options::default()).await.is_err());
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> \
+               pg_backend_pid()";
+    by_hand.execute_unprepared(end).await.unwrap();
+    let read = test.store.validation_read_even_deleted(claviger::domain::CredentialId::from_bytes([1; 16])).await;
     assert!(matches!(read, Err(claviger::domain::Error::Unavailable(_))));
     // What it does not know may be there all the same: Get and Rotate must not be told that there is no such key.
-    let key = late.api_key_find_even_deleted(&Reach::everything(), KeyId::from_bytes([1; 16])).await;
+    let key = test.store.api_key_find_even_deleted(&Reach::everything(), KeyId::from_bytes([1; 16])).await;
     assert!(matches!(key, Err(claviger::domain::Error::Unavailable(_))));
 }

@@ -29,6 +29,8 @@ pub mod lease;
 pub mod memory;
 #[path = "../../src/app/freshness/recall.rs"]
 pub mod recall;
+#[path = "../../src/app/freshness/ring.rs"]
+pub mod ring;
 #[path = "../../src/app/freshness/scatter.rs"]
 pub mod scatter;
 #[path = "../../src/app/freshness/spread.rs"]

@@ -106,6 +106,21 @@ fn a_change_by_hand() {
     live(&world, World::revoke_by_hand, never_good_after_the_answer);
 }
 
+fn a_removed_root_secret() {
+    let world = World::new(Some(Row::Good));
+    live(&world, World::remove_root, never_good_after_the_answer);
+}
+
+fn a_promoted_standby() {
+    let world = World::new(Some(Row::Good));
+    live(&world, World::fail_over, never_good_after_the_answer);
+}
+
+fn a_broken_lease() {
+    let world = World::new(Some(Row::Good));
+    live(&world, World::revoke_after_breaking_the_lease, never_good_after_the_answer);
+}
+
 fn a_creation() {
     let world = World::new(None);
     live(&world, World::create, |world| {
@@ -166,6 +181,36 @@ fn generations_that_are_kept_when_everything_is_dropped_are_caught() {
 #[test]
 fn an_absence_that_is_kept_over_a_creation_is_caught() {
     is_caught(Bug::AbsenceKept, a_creation);
+}
+
+#[test]
+fn no_order_accepts_a_key_string_of_a_removed_root_secret() {
+    holds(a_removed_root_secret);
+}
+
+#[test]
+fn case_49_no_order_accepts_a_revoked_key_by_the_answer_of_a_promoted_standby() {
+    holds(a_promoted_standby);
+}
+
+#[test]
+fn no_order_accepts_a_revoked_key_under_a_lease_longer_than_the_wait() {
+    holds(a_broken_lease);
+}
+
+#[test]
+fn a_ring_that_is_read_before_the_lease_is_caught() {
+    is_caught(Bug::RingNotUnderLease, a_removed_root_secret);
+}
+
+#[test]
+fn a_role_that_is_not_asked_at_connect_is_caught() {
+    is_caught(Bug::RoleNotCheckedAtConnect, a_promoted_standby);
+}
+
+#[test]
+fn a_lease_that_breaks_the_invariant_is_caught() {
+    is_caught(Bug::BrokenLeaseGranted, a_broken_lease);
 }
 
 #[test]

@@ -3,7 +3,13 @@
 use std::time::Duration;
 
 use claviger::{
-    domain::{CredentialId, KeyId, audit_event::Action, key_string::Digest},
+    domain::{
+        CredentialId, KeyId,
+        audit_event::Action,
+        key_ring::RootStates,
+        key_string::Digest,
+        root_secret::{RootId, RootState},
+    },
     store::{Head, LoggedChange, Polled, Revision},
 };
 use shuttle::{
@@ -21,8 +27,9 @@ use crate::{
         follow::{Followed, Follower, Outcome},
         lease::Lease,
         memory::{Found, Generation, Memory},
-        recall::{Fence, recall, still_stands},
+        recall::{Fence, Leased, recall, still_stands},
         revoked::Revoked,
+        ring::{Ring, ask_ring},
     },
     seeded::{self, Bug, POLLED_ROWS},
 };
@@ -31,6 +38,11 @@ use crate::{
 pub const KEY: KeyId = KeyId::from_bytes([1; 16]);
 pub const CREDENTIAL: CredentialId = CredentialId::from_bytes([2; 16]);
 pub const DIGEST: Digest = Digest::from_words([3, 4, 5]);
+
+/// The root secret that the key string was made under.
+fn root() -> RootId {
+    RootId::new('0').unwrap()
+}
 
 /// In ticks of the model's clock, a millisecond each.
 pub const LEASE: u64 = 3;
@@ -49,11 +61,25 @@ struct Database {
     epoch: &'static str,
     log: Vec<LoggedChange>,
     row: Option<Row>,
+    root: RootState,
+    lease: u64,
+    is_lease_valid: bool,
+    /// Rows of the log that a standby has, while there is one.
+    standby: Option<usize>,
+}
+
+/// The poller's connection.
+#[derive(Clone, Copy)]
+struct Connection {
+    leads_to_standby: bool,
+    was_writer: bool,
 }
 
 /// The replica, its database, and the time.
 pub struct World {
     pub on: Followed<Row>,
+    ring: Ring<RootStates>,
+    connection: Mutex<Connection>,
     database: Mutex<Database>,
     time: AtomicU64,
     /// Set when the revocation was answered as enforced, or the creation was answered.
@@ -74,7 +100,17 @@ impl World {
                 revoked: Revoked,
                 lag: AtomicU64::new(0),
             },
-            database: Mutex::new(Database { epoch: "one", log, row }),
+            ring: Ring::new([(root(), RootState::Active)].into()),
+            connection: Mutex::new(Connection { leads_to_standby: false, was_writer: true }),
+            database: Mutex::new(Database {
+                epoch: "one",
+                log,
+                row,
+                root: RootState::Active,
+                lease: LEASE,
+                is_lease_valid: true,
+                standby: None,
+            }),
             time: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             polls: AtomicU64::new(0),
@@ -117,6 +153,37 @@ impl World {
         self.answer_enforced();
     }
 
+    /// Removes the root secret that the key string was made under, waits, and answers.
+    pub fn remove_root(&self) {
+        self.database.lock().unwrap().root = RootState::Removed;
+        self.answer_enforced();
+    }
+
+    /// The poller's connection leads to a standby that lags; the key is revoked, and the standby is promoted.
+    pub fn fail_over(&self) {
+        let due = {
+            let mut database = self.database.lock().unwrap();
+            database.standby = Some(database.log.len());
+            *self.connection.lock().unwrap() = Connection { leads_to_standby: true, was_writer: false };
+            database.row = Some(Row::Revoked);
+            database.commit(KEY, Action::Delete);
+            self.time.load(Ordering::SeqCst) + WAIT
+        };
+        dawdle();
+        self.database.lock().unwrap().standby = None;
+        self.answer_at(due);
+    }
+
+    /// A lease that is longer than the wait, by hand; then a revocation.
+    pub fn revoke_after_breaking_the_lease(&self) {
+        {
+            let mut database = self.database.lock().unwrap();
+            (database.lease, database.is_lease_valid) = (END, false);
+        }
+        dawdle();
+        self.revoke_after(0);
+    }
+
     /// Makes the key, and answers at once.
     pub fn create(&self) {
         {
@@ -128,7 +195,10 @@ impl World {
     }
 
     fn answer_enforced(&self) {
-        let due = self.time.load(Ordering::SeqCst) + WAIT;
+        self.answer_at(self.time.load(Ordering::SeqCst) + WAIT);
+    }
+
+    fn answer_at(&self, due: u64) {
         while self.time.load(Ordering::SeqCst) < due {
             if self.time.load(Ordering::SeqCst) >= END {
                 return;
@@ -142,12 +212,22 @@ impl World {
     pub fn poll(&self, follower: &mut Follower) -> Outcome {
         let number = self.polls.fetch_add(1, Ordering::SeqCst) + 1;
         let mut began = self.uptime();
-        let polled = self.database.lock().unwrap().polled(follower.applied());
+        let connection = *self.connection.lock().unwrap();
+        // A statement takes its snapshot, works on it, and reads the role when it comes to that.
+        let mut polled = self.database.lock().unwrap().polled(follower.applied(), connection);
         dawdle();
+        polled.is_writer = !connection.leads_to_standby || self.database.lock().unwrap().standby.is_none();
         if seeded::bug(Bug::LeaseFromPollEnd) {
             began = self.uptime();
         }
+        if polled.is_writer && polled.was_writer && polled.root_states != *self.ring.now() {
+            self.ring.replace(polled.root_states.clone(), &self.on);
+        }
         let outcome = follower.apply(&polled, began, &self.on);
+        if outcome == Outcome::NotTheWriter {
+            let is_promoted = self.database.lock().unwrap().standby.is_none();
+            *self.connection.lock().unwrap() = Connection { leads_to_standby: !is_promoted, was_writer: is_promoted };
+        }
         if outcome == Outcome::UpToDate {
             self.confirmed.store(number, Ordering::SeqCst);
         }
@@ -156,13 +236,25 @@ impl World {
 
     /// What memory answers, if it does.
     pub fn ask_memory(&self) -> Option<Row> {
-        let asked = recall(&self.on, || self.uptime(), CREDENTIAL, &DIGEST);
+        let leased = self.accepts_root()?;
+        let asked = recall(&self.on, leased, || self.uptime(), CREDENTIAL, &DIGEST);
         shuttle::future::block_on(asked).found.map(|found| *found.row)
+    }
+
+    fn accepts_root(&self) -> Option<Leased> {
+        let is_accepted = |states: &RootStates| states.state(root()) != Some(RootState::Removed);
+        let asked = ask_ring(&self.ring, &self.on, || self.uptime(), is_accepted);
+        let (leased, is_accepted) = shuttle::future::block_on(asked);
+        is_accepted.then_some(leased)
     }
 
     /// The same for somebody who asked before, as `App::lets_in_again` does: what was found then, if it still stands.
     pub fn ask_again(&self, found: &mut Option<(Row, Generation)>) -> Option<Row> {
-        let stands = |since| shuttle::future::block_on(still_stands(&self.on, || self.uptime(), since));
+        let stands = |since| {
+            self.accepts_root().is_some_and(|leased| {
+                shuttle::future::block_on(still_stands(&self.on, leased, || self.uptime(), since))
+            })
+        };
         if !found.is_some_and(|(_, since)| stands(since)) {
             let since = self.on.memory.generation();
             *found = self.ask_memory().map(|row| (row, since));
@@ -227,20 +319,26 @@ impl Database {
         (self.revision(), self.row)
     }
 
-    fn polled(&self, applied: Option<i64>) -> Polled {
-        let head = self.log.len() as i64;
+    fn polled(&self, applied: Option<i64>, connection: Connection) -> Polled {
+        let seen = self.standby.filter(|_| connection.leads_to_standby).unwrap_or(self.log.len());
+        let head = seen as i64;
         let from = applied.unwrap_or(i64::MAX).min(head);
         let most = usize::try_from(POLLED_ROWS).unwrap();
-        let changes = self.log.iter().filter(|change| change.seq >= from).take(most).copied().collect();
+        let changes = self.log[..seen].iter().filter(|change| change.seq >= from).take(most).copied().collect();
         Polled {
             is_writer: true,
+            was_writer: connection.was_writer,
+            is_other_session: false,
             head: Head {
-                revision: self.revision(),
-                lease: Duration::from_millis(LEASE),
+                revision: Revision::new(self.epoch, head),
+                lease: Duration::from_millis(self.lease),
                 wait: Duration::from_millis(WAIT),
                 lease_changes: 0,
                 accepts: 0,
+                is_lease_valid: self.is_lease_valid,
             },
+            root_states: [(root(), self.root)].into(),
+            newer_schema_required: None,
             changes,
         }
     }

@@ -8,8 +8,9 @@ use std::{
 };
 
 use claviger::domain::{
+    key_ring::KeyRing,
     key_string::{KeyFormat, Prefix, Proof},
-    root_secret::{KeyRing, RootId, RootSecret, RootState},
+    root_secret::{RootId, RootSecret, RootState},
 };
 use rand::{TryCryptoRng, TryRng, rngs::SysRng};
 use tempfile::TempDir;
@@ -39,7 +40,7 @@ impl Deployment {
         let digits = bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         fs::create_dir(folder.path().join("root-secrets")).map_err(doing("making a folder"))?;
         write_private(&folder.path().join("root-secrets/0"), &format!("{digits}\n"))?;
-        let ring = KeyRing::new(vec![root], [(id, RootState::Active)].into()).ok_or("one root secret is active")?;
+        let ring = KeyRing::new(vec![root], [(id, RootState::Active)].into());
         let admin = mint(&ring, &mut SysRng)?;
         write_private(&folder.path().join("admin.key"), &format!("{admin}\n"))?;
         Ok(Self { folder, ring, admin })

@@ -9,13 +9,7 @@ use crate::{
     app::App,
     domain::Time,
     seeded::{self, Bug},
-    store::Engine,
 };
-
-/// The wait that goes with a lease: a twentieth longer, for clocks that do not run alike.
-pub fn wait_for(lease: Duration) -> Duration {
-    lease + lease / 20
-}
 
 /// How long whoever changes a key is ready to wait for its enforcement.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,10 +45,13 @@ impl App {
     /// Waits until what `proof` is of is enforced, as far as `patience` goes, if the wait that every replica agrees on is
     /// `wait`.
     pub(in crate::app) async fn enforced(&self, proof: Proof, wait: Duration, patience: Patience) -> Enforcement {
-        // One process is all there is: it has forgotten what it knew once there is a proof.
-        let wait = if self.store.engine() == Engine::Sqlite { Duration::ZERO } else { wait };
+        // Where one process is all there is, it has forgotten what it knew once there is a proof.
+        let wait = if self.settings.freshness.other_replicas { wait } else { Duration::ZERO };
         let invalidated = match proof {
             Proof::Committed(invalidated) => invalidated,
+            Proof::Unproved(unproved) if seeded::bug(Bug::EnforcedWithoutPoll) => {
+                return Enforcement { enforced: true, time: unproved.read.time };
+            }
             Proof::Unproved(unproved) => {
                 let not_proved = Enforcement { enforced: false, time: unproved.read.time.saturating_add(wait) };
                 if patience.no_wait {

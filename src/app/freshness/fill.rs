@@ -19,6 +19,7 @@ use crate::{
     domain::{
         ApiKey, CredentialId, Error, Result,
         error::{Poisoned, Unavailable},
+        key_ring::RootStates,
     },
     seeded::{self, Bug},
     store::{Credential, Revision},
@@ -34,6 +35,8 @@ pub(in crate::app) struct Fetched {
     pub(in crate::app) found: Option<(Credential, Arc<ApiKey>)>,
     /// The state of the database that was read.
     pub(in crate::app) revision: Revision,
+    /// What it says of the root secrets.
+    pub(in crate::app) root_states: RootStates,
     /// From before the read; none if what was read is not of the history that is followed.
     pub(in crate::app) generation: Option<Generation>,
 }
@@ -194,6 +197,7 @@ impl App {
         Ok(Arc::new(Fetched {
             found: read.found.map(|(credential, key)| (credential, Arc::new(key))),
             revision: read.revision,
+            root_states: read.root_states,
             generation,
         }))
     }

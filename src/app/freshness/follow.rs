@@ -95,7 +95,9 @@ impl Follower {
 
     /// Applies the answer to the poll that began at `began` (steps 3, 5, 7 and 8 of the argument).
     pub(crate) fn apply<R>(&mut self, polled: &Polled, began: Uptime, on: &Followed<R>) -> Outcome {
-        if !polled.is_writer && !seeded::bug(Bug::RoleNotCheckedInPoll) {
+        let was_writer = polled.was_writer || seeded::bug(Bug::RoleNotCheckedAtConnect);
+        let counts = polled.is_writer && was_writer || seeded::bug(Bug::RoleNotCheckedInPoll);
+        if !counts {
             return Outcome::NotTheWriter;
         }
         if self.accepts.replace(polled.head.accepts).is_some_and(|before| before != polled.head.accepts) {
@@ -122,10 +124,14 @@ impl Follower {
         on.lag.store(u64::try_from(head.seq().saturating_sub(seq)).unwrap_or(0), Ordering::Relaxed);
         let position = Revision::new(Arc::clone(head.epoch()), seq);
         let is_all = seq == head.seq() || seeded::bug(Bug::AutoIncrementPoll);
-        if is_all || seeded::bug(Bug::LeaseExtendedWithBacklog) {
+        let may_extend = polled.head.is_lease_valid || seeded::bug(Bug::BrokenLeaseGranted);
+        if may_extend && (is_all || seeded::bug(Bug::LeaseExtendedWithBacklog)) {
             on.lease.extend(&position, began, polled.head.lease);
         } else {
             on.lease.advance(&position);
+        }
+        if !may_extend {
+            on.lease.expire();
         }
         if is_all { Outcome::UpToDate } else { Outcome::Behind }
     }

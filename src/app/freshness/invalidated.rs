@@ -29,6 +29,12 @@ impl Moment {
     pub(in crate::app) fn now(clock: &dyn Clock) -> Self {
         Self { uptime: clock.uptime(), time: clock.now() }
     }
+
+    /// For one of the checker's bugs alone: when the time was that the database stores for a change.
+    pub(in crate::app) fn of_stored(clock: &dyn Clock, time: Time) -> Self {
+        let up = clock.uptime().since(Uptime::default()).saturating_sub(clock.now().since(time));
+        Self { uptime: Uptime::new(up), time }
+    }
 }
 
 /// Nothing that this process remembers of a key is from before a change, which it has known of since a moment.

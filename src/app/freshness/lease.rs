@@ -65,6 +65,11 @@ impl Lease {
         });
     }
 
+    /// Ends the lease until the next poll extends it. The history is followed further.
+    pub(crate) fn expire(&self) {
+        self.write(|grant| grant.until = Uptime::default());
+    }
+
     /// Ends the lease: nothing may be believed until a history is followed again.
     pub(crate) fn end(&self) {
         self.write(|grant| *grant = Grant::default());

@@ -78,6 +78,7 @@ mod poller;
 mod recall;
 mod report;
 mod revoked;
+mod ring;
 mod scatter;
 mod spread;
 mod sync;
@@ -85,7 +86,10 @@ mod sync;
 mod tests;
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -94,6 +98,7 @@ use tokio::sync::{Notify, watch};
 pub(super) use self::{
     invalidated::{Invalidated, Moment},
     memory::{Found, Generation, Stored},
+    recall::Leased,
     scatter::Scatter,
     spread::Spread,
 };
@@ -104,7 +109,7 @@ pub use self::{
 
 use self::{
     absent::Absent, fill::Flights, follow::Followed, invalidated::KnownChanges, lease::Lease, memory::Memory,
-    recall::Recalled, revoked::Revoked,
+    recall::Recalled, revoked::Revoked, ring::Ring,
 };
 use super::App;
 use crate::{
@@ -112,6 +117,7 @@ use crate::{
     domain::{
         CredentialId, Error,
         error::{Cause, Unavailable},
+        key_ring::{KeyRing, RootStates},
         key_string::Digest,
         pass::Pass,
     },
@@ -124,6 +130,9 @@ const PARTS: usize = 64;
 /// How freshness is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// Whether other replicas may answer from the same database. If not, a change is enforced as soon as this process has
+    /// invalidated what it touched.
+    pub other_replicas: bool,
     /// Keys remembered at most.
     pub keys: usize,
     /// Credentials that do not exist, remembered at most.
@@ -141,6 +150,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            other_replicas: true,
             keys: 200_000,
             absent: 10_000,
             revoked: 200_000,
@@ -166,6 +176,7 @@ pub(super) struct Counters {
 /// What one process remembers, and whether it may be believed.
 pub struct Freshness {
     on: Followed<Pass>,
+    ring: Ring<KeyRing>,
     flights: Flights,
     settings: Settings,
     is_alone: bool,
@@ -178,12 +189,16 @@ pub struct Freshness {
     poked: Notify,
     answers: AtomicBool,
     was_fresh: AtomicBool,
+    is_lease_valid: AtomicBool,
+    is_other_session: AtomicBool,
+    /// The schema that a binary must know to run on this database, once this one does not.
+    outdated: watch::Sender<Option<i64>>,
     told: watch::Sender<State>,
     counters: Counters,
 }
 
 impl Freshness {
-    pub(super) fn new(settings: Settings, engine: Engine) -> Self {
+    pub(super) fn new(settings: Settings, engine: Engine, ring: KeyRing) -> Self {
         let on = Followed {
             lease: Lease::default(),
             memory: Memory::new(settings.keys, PARTS),
@@ -193,6 +208,7 @@ impl Freshness {
         };
         Self {
             on,
+            ring: Ring::new(ring),
             flights: Flights::default(),
             settings,
             is_alone: engine == Engine::Sqlite,
@@ -202,9 +218,22 @@ impl Freshness {
             poked: Notify::new(),
             answers: AtomicBool::new(false),
             was_fresh: AtomicBool::new(false),
+            is_lease_valid: AtomicBool::new(true),
+            is_other_session: AtomicBool::new(false),
+            outdated: watch::Sender::new(None),
             // Nothing is told at a start that goes well.
             told: watch::Sender::new(State::Fresh),
             counters: Counters::default(),
+        }
+    }
+
+    /// Waits until the database is used in a way that this binary is too old for, and returns the schema that a binary must
+    /// know.
+    pub async fn outdated(&self) -> i64 {
+        let mut outdated = self.outdated.subscribe();
+        match outdated.wait_for(Option::is_some).await.map(|schema| *schema) {
+            Ok(Some(schema)) => schema,
+            Ok(None) | Err(_) => std::future::pending().await,
         }
     }
 
@@ -217,14 +246,46 @@ impl Freshness {
         self.answers.store(yes, Ordering::Relaxed);
     }
 
-    /// What memory says about a credential, if it may be believed now.
-    pub(super) async fn recall(&self, clock: &dyn Clock, shown: CredentialId, digest: &Digest) -> Recalled<Pass> {
-        recall::recall(&self.on, || clock.uptime(), shown, digest).await
+    /// What the lease says now, and then what `ask` reads from the key ring.
+    pub(super) async fn ask_ring<T>(&self, clock: &dyn Clock, ask: impl FnOnce(&KeyRing) -> T) -> (Leased, T) {
+        ring::ask_ring(&self.ring, &self.on, || clock.uptime(), ask).await
+    }
+
+    /// The same at once, for what can only reject.
+    pub(super) fn ask_ring_at_once<T>(&self, clock: &dyn Clock, ask: impl FnOnce(&KeyRing) -> T) -> (Leased, T) {
+        ring::ask_ring_at_once(&self.ring, &self.on, || clock.uptime(), ask)
+    }
+
+    /// The key ring, for what needs no lease.
+    pub(super) fn ring(&self) -> Arc<KeyRing> {
+        self.ring.now()
+    }
+
+    /// The key ring by `states`, which the database returned just now with something else.
+    pub(super) fn ring_as_of(&self, states: &RootStates) -> Arc<KeyRing> {
+        let ring = self.ring();
+        if ring.states() == states {
+            return ring;
+        }
+        // The poller replaces the one for all.
+        self.poke();
+        Arc::new(ring.with_states(states.clone()))
+    }
+
+    /// What memory says about a credential under the lease that was read before.
+    pub(super) async fn recall(
+        &self,
+        clock: &dyn Clock,
+        leased: Leased,
+        shown: CredentialId,
+        digest: &Digest,
+    ) -> Recalled<Pass> {
+        recall::recall(&self.on, leased, || clock.uptime(), shown, digest).await
     }
 
     /// Whether what memory said when its generation was `since` may be believed still.
-    pub(super) async fn still_stands(&self, clock: &dyn Clock, since: Generation) -> bool {
-        recall::still_stands(&self.on, || clock.uptime(), since).await
+    pub(super) async fn still_stands(&self, clock: &dyn Clock, leased: Leased, since: Generation) -> bool {
+        recall::still_stands(&self.on, leased, || clock.uptime(), since).await
     }
 
     /// The memory of keys.
@@ -261,15 +322,20 @@ impl Freshness {
         self.polls.load(Ordering::SeqCst)
     }
 
+    /// Waits for a poll that began after `begun` others had and was applied, as long as a call may wait for a read.
+    pub(super) async fn polled_since(&self, begun: u64) -> bool {
+        let mut confirmed = self.confirmed.subscribe();
+        self.poke();
+        let confirmed = confirmed.wait_for(|number| *number > begun);
+        tokio::time::timeout(self.settings.reread_patience, confirmed).await.is_ok_and(|confirmed| confirmed.is_ok())
+    }
+
     /// As of which change the credential does not exist, if that may be answered now (step 9). `begun` are the polls that
     /// had begun when the call arrived.
     pub(super) async fn confirmed_absent(&self, credential: CredentialId, begun: u64) -> Option<Revision> {
         self.on.absent.find(credential)?;
-        if !self.is_alone {
-            let mut confirmed = self.confirmed.subscribe();
-            self.poke();
-            let confirmed = confirmed.wait_for(|number| *number > begun);
-            tokio::time::timeout(self.settings.reread_patience, confirmed).await.ok()?.ok()?;
+        if !self.is_alone && !self.polled_since(begun).await {
+            return None;
         }
         let grant = self.on.lease.grant();
         let as_of = self.on.absent.find(credential)?;

@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{
     app::{App, alarms::Alarm},
-    domain::Result,
+    domain::{Error, Result},
     seeded::{self, Bug},
-    store::FeedReader,
+    store::{FeedReader, Polled},
 };
 
 /// How long a connection may take to be made.
@@ -96,6 +96,7 @@ impl App {
                 began = self.clock.uptime();
             }
             let applied = poller.follower.applied();
+            self.take_in(&answer)?;
             let outcome = poller.follower.apply(&answer, began, &freshness.on);
             if matches!(outcome, Outcome::UpToDate | Outcome::Behind) {
                 // Before the poll is confirmed: who waits for it finds here since when a change is known (step 12).
@@ -128,6 +129,51 @@ impl App {
                 }
             }
         }
+    }
+
+    /// What an answer of the writer says beside the feed: the states of the root secrets, which versions may run, and whether
+    /// lease and wait can be trusted.
+    fn take_in(&self, answer: &Polled) -> Result<()> {
+        let freshness = &self.freshness;
+        let was_other_session = freshness.is_other_session.swap(answer.is_other_session, Ordering::Relaxed);
+        if answer.is_other_session && !was_other_session {
+            self.alarms.count(Alarm::DatabaseSessionChanged);
+            tracing::error!(
+                alarm = Alarm::DatabaseSessionChanged.name(),
+                "a connection leads to another session of the database than when it was made, so its answers do not count: \
+                 connect to the database directly, not through a pooler that shares connections"
+            );
+        }
+        if !(answer.is_writer && answer.was_writer) {
+            return Ok(());
+        }
+        if let Some(schema) = answer.newer_schema_required {
+            freshness.on.lease.end();
+            if freshness.outdated.send_replace(Some(schema)).is_none() {
+                self.alarms.count(Alarm::BinaryOutdated);
+                tracing::error!(
+                    alarm = Alarm::BinaryOutdated.name(),
+                    schema,
+                    "the database is in use by a newer Claviger in a way that this one cannot take part in: it answers nothing \
+                     from its cache any more, makes no change and ends"
+                );
+            }
+            return Err(Error::fault(format!("the database requires a Claviger that knows schema {schema}")));
+        }
+        let ring = freshness.ring();
+        if *ring.states() != answer.root_states {
+            freshness.ring.replace(ring.with_states(answer.root_states.clone()), &freshness.on);
+        }
+        let was_valid = freshness.is_lease_valid.swap(answer.head.is_lease_valid, Ordering::Relaxed);
+        if was_valid && !answer.head.is_lease_valid {
+            self.alarms.count(Alarm::LeaseInvalid);
+            tracing::error!(
+                alarm = Alarm::LeaseInvalid.name(),
+                "the lease and the wait in the table feed_head contradict each other, so there is no lease and every change \
+                 waits 10.5 s; set them with `claviger feed lease 1s`"
+            );
+        }
+        Ok(())
     }
 
     /// A fifth of a second, more or less, so that replicas do not poll in step.

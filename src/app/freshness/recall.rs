@@ -19,39 +19,62 @@ pub(crate) struct Recalled<R> {
     pub(crate) found: Option<Remembered<R>>,
 }
 
-/// Reads the lease, then the clock, then the entry (step 4 of the argument).
+/// What the lease and the clock said before anything else was read: whatever is decided under a lease is read after it.
+pub(crate) struct Leased(Option<Revision>);
+
+impl Leased {
+    /// Every change up to this one is taken into account. None: there is no lease.
+    pub(crate) fn position(&self) -> Option<&Revision> {
+        self.0.as_ref()
+    }
+}
+
+/// Reads the lease, then the clock.
+pub(crate) fn read_lease<R>(on: &Followed<R>, uptime: impl FnOnce() -> Uptime) -> Leased {
+    let grant = on.lease.grant();
+    let is_fresh = grant.is_fresh(seeded::when_judged(uptime));
+    Leased(grant.into_position().filter(|_| is_fresh))
+}
+
+/// Reads the entry, after the lease (step 4 of the argument).
 pub(crate) async fn recall<R>(
     on: &Followed<R>,
+    leased: Leased,
     uptime: impl FnOnce() -> Uptime,
     credential: CredentialId,
     digest: &Digest,
 ) -> Recalled<R> {
-    let mut too_early = None;
     if seeded::bug(Bug::EntryBeforeLease) {
-        too_early = on.memory.find(credential, digest);
+        let too_early = on.memory.find(credential, digest);
         seeded::race("validate: entry read, lease not").await;
+        let Leased(position) = read_lease(on, uptime);
+        return Recalled { found: too_early.filter(|_| position.is_some()), position };
     }
-    let grant = on.lease.grant();
-    let is_fresh = grant.is_fresh(seeded::when_judged(uptime));
     seeded::race("validate: lease read, entry not").await;
-    let Some(position) = grant.into_position().filter(|_| is_fresh) else {
-        return Recalled { position: None, found: None };
-    };
-    Recalled { position: Some(position), found: too_early.or_else(|| on.memory.find(credential, digest)) }
+    match leased {
+        Leased(None) => Recalled { position: None, found: None },
+        Leased(position) => Recalled { position, found: on.memory.find(credential, digest) },
+    }
 }
 
 /// Whether a row that memory gave under the lease, after its generation was found to be `since`, may be believed once more,
-/// without being looked up: reads the lease, then the clock, then the generation (step 4 of the argument).
+/// without being looked up: reads the generation after the lease (step 4 of the argument).
 ///
 /// What a poll drops raises the generation before it extends the lease. So under a lease that is good, and with the
 /// generation of then, no change was applied that the row does not take into account: it is there still, or it made room
 /// for others or for a younger one, and neither is asked for by a change.
-pub(crate) async fn still_stands<R>(on: &Followed<R>, uptime: impl FnOnce() -> Uptime, since: Generation) -> bool {
-    let too_early = seeded::bug(Bug::EntryBeforeLease).then(|| on.memory.generation());
-    let grant = on.lease.grant();
-    let is_fresh = grant.is_fresh(seeded::when_judged(uptime));
+pub(crate) async fn still_stands<R>(
+    on: &Followed<R>,
+    leased: Leased,
+    uptime: impl FnOnce() -> Uptime,
+    since: Generation,
+) -> bool {
+    if seeded::bug(Bug::EntryBeforeLease) {
+        let too_early = on.memory.generation();
+        return read_lease(on, uptime).0.is_some() && too_early == since;
+    }
     seeded::race("validate: lease read, generation not").await;
-    is_fresh && too_early.unwrap_or_else(|| on.memory.generation()) == since
+    leased.0.is_some() && on.memory.generation() == since
 }
 
 /// What is noted before a read begins, to tell afterwards whether its outcome may be remembered (step 6).

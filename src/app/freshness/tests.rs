@@ -17,12 +17,13 @@ use super::{
     follow::{Anomaly, Followed, Follower, Outcome},
     lease::Lease,
     memory::{Found, Generation, Memory},
-    recall::{Fence, LaggingNode, still_stands},
+    recall::{Fence, LaggingNode, read_lease, still_stands},
     revoked::Revoked,
     spread::Spread,
 };
 use crate::{
     clock::Uptime,
+    domain::key_ring::RootStates,
     domain::{CredentialId, KeyId, audit_event::Action, key_string::Digest},
     store::{Head, LoggedChange, Polled, Revision},
 };
@@ -141,7 +142,10 @@ fn a_row_that_is_asked_for_does_not_make_room() {
 fn what_was_found_stands_until_something_is_dropped_or_the_lease_ends() {
     let on = followed();
     let mut follower = following(&on);
-    let stands = |since, at: Duration| still_stands(&on, || NOW.after(at), since).now_or_never().unwrap();
+    let stands = |since, at: Duration| {
+        let uptime = || NOW.after(at);
+        still_stands(&on, read_lease(&on, uptime), uptime, since).now_or_never().unwrap()
+    };
     let since = on.memory.generation();
     keep(&on.memory, since, "good", 5);
     assert!(stands(since, Duration::ZERO));
@@ -181,8 +185,19 @@ fn change(seq: i64, action: Action) -> LoggedChange {
 
 fn polled(head: i64, changes: &[LoggedChange]) -> Polled {
     Polled {
+        was_writer: true,
+        is_other_session: false,
+        root_states: RootStates::default(),
+        newer_schema_required: None,
         is_writer: true,
-        head: Head { revision: Revision::new("one", head), lease: LEASE, wait: LEASE, lease_changes: 0, accepts: 0 },
+        head: Head {
+            revision: Revision::new("one", head),
+            lease: LEASE,
+            wait: LEASE,
+            lease_changes: 0,
+            accepts: 0,
+            is_lease_valid: true,
+        },
         changes: changes.to_vec(),
     }
 }

@@ -3,14 +3,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::root_secret::RootState;
+use crate::domain::{key_ring::KeyRing, root_secret::RootState};
 
 fn root(name: char, byte: u8) -> RootSecret {
     RootSecret::derive(RootId::new(name).unwrap(), &[byte; 32])
 }
 
 fn ring() -> KeyRing {
-    KeyRing::new(vec![root('0', 7)], [(RootId::new('0').unwrap(), RootState::Active)].into()).unwrap()
+    KeyRing::new(vec![root('0', 7)], [(RootId::new('0').unwrap(), RootState::Active)].into())
 }
 
 fn format(prefix: &str, older: &[&str]) -> KeyFormat {

@@ -26,12 +26,12 @@ use claviger::{
     domain::{
         Time,
         key_string::{KeyFormat, Prefix},
-        root_secret::{RootId, RootSecret},
+        root_secret::{RootId, RootSecret, RootState},
         secret_hash::Profile,
     },
     grpc::proto::{self, api_key_service_client::ApiKeyServiceClient},
     server::{self, ServerSettings, ops::Readiness},
-    store::{Address, Options, Store},
+    store::{Address, Options, RootRow, Store},
 };
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use tempfile::TempDir;
@@ -143,7 +143,16 @@ impl TestStore {
         let store = Arc::new(database.open().await);
         store.schema_migrate().await.unwrap();
         store.feed_begin("epoch").await.unwrap();
-        Some(Self { store, database })
+        let test = Self { store, database };
+        test.note_root_secret().await;
+        Some(test)
+    }
+
+    /// Notes the root secret that tests make credentials under.
+    pub async fn note_root_secret(&self) {
+        let root = root('0', 7);
+        let row = RootRow { id: root.id(), fingerprint: *root.fingerprint(), state: RootState::Active };
+        self.store.root_secret_insert(&row, Time::from_micros(BEGINNING)).await.unwrap();
     }
 }
 
@@ -182,6 +191,8 @@ pub fn app_settings() -> Settings {
         max_clock_difference: Duration::MAX,
         // No promise depends on how fast the machine is.
         freshness: freshness::Settings {
+            // One replica is all there is in most tests, so no lease of another one has to run out.
+            other_replicas: false,
             poll_timeout: Duration::from_secs(20),
             reread_patience: Duration::from_secs(20),
             ..freshness::Settings::default()
@@ -211,8 +222,6 @@ impl Service {
         let store = database.open().await;
         store.schema_migrate().await.unwrap();
         store.feed_begin("epoch").await.unwrap();
-        // One replica is all there is, and it forgets by itself what it changes: nobody has to be waited for.
-        database.by_hand().await.execute_unprepared("UPDATE feed_head SET wait_ms = 0").await.unwrap();
         let clock = Arc::new(ManualClock::new(now));
         let app = App::start(store, clock.clone(), settings, vec![root('0', 7)]).await.unwrap();
         let admin = std::sync::Mutex::new(String::new());
@@ -325,6 +334,11 @@ impl Service {
     /// How much work was done so far: statements of the database, and runs of argon2.
     pub fn work(&self) -> (u64, u64) {
         (self.app.store().statements(), self.app.hasher().runs())
+    }
+
+    /// Waits until the server ends without being asked to.
+    pub async fn ended(&mut self) -> Result<(), server::ServeError> {
+        self.serving.take().unwrap().await.unwrap()
     }
 
     /// Asks the server to stop and waits until it has.

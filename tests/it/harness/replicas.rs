@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use claviger::{
     app::{App, freshness},
     clock::{Clock, SystemClock},
+    domain::root_secret::RootSecret,
     grpc::proto::{self, DecisionCode, api_key_service_client::ApiKeyServiceClient},
     server::{self, ServerSettings, ops::Readiness},
     store::{Address, Options, Store},
@@ -54,11 +55,16 @@ impl Replicas {
 
     /// A replica that reaches the database by `url`.
     pub async fn replica_with(&self, url: &str, clock: Arc<dyn Clock>) -> Replica {
+        self.replica_mounting(url, clock, vec![root('0', 7)]).await
+    }
+
+    /// The same with these root secrets.
+    pub async fn replica_mounting(&self, url: &str, clock: Arc<dyn Clock>, roots: Vec<RootSecret>) -> Replica {
         let address = Address::parse(url).unwrap();
         let store = Store::open(&address, Options::default()).await.unwrap();
         let mut settings = app_settings();
         settings.freshness = freshness::Settings::default();
-        let app = App::start(store, clock, settings, vec![root('0', 7)]).await.unwrap();
+        let app = App::start(store, clock, settings, roots).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = ServerSettings {
@@ -91,6 +97,12 @@ impl Replica {
     pub async fn make(&self, api_key: proto::ApiKey) -> proto::CreateResponse {
         let request = proto::CreateRequest { api_key: Some(api_key), ..Default::default() };
         self.admin().create(request).await.unwrap().into_inner()
+    }
+
+    pub async fn validate_as(&self, caller: &str, key: &str) -> Result<proto::ValidateResponse, Status> {
+        let mut client = super::client_of(self.channel.clone(), caller);
+        let request = proto::ValidateRequest { key: key.into(), ..Default::default() };
+        Ok(client.validate(request).await?.into_inner())
     }
 
     pub async fn validate(&self, key: &str) -> Result<proto::ValidateResponse, Status> {
