@@ -187,9 +187,11 @@ impl App {
         let (key, change, stored) = (event.key_id, (event.action, event.version), event.time);
         let (freshness, clock) = (Arc::clone(&self.freshness), Arc::clone(&self.clock));
         let invalidate = move |Committed { revision, wait }: Committed| {
-            let now = || match seeded::bug(Bug::WaitFromStoredTime) {
-                true => Moment::of_stored(&*clock, stored),
-                false => Moment::now(&*clock),
+            let now = || {
+                if seeded::bug(Bug::WaitFromStoredTime) {
+                    return Moment::of_stored(&*clock, stored);
+                }
+                Moment::now(&*clock)
             };
             let invalidated = freshness.invalidate(key, change, &revision, now);
             Invalidation { revision, wait, invalidated }
