@@ -2,15 +2,17 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use super::{Budget, GivesWay, Share};
+use super::{Budget, GivesWay, Grant, Share};
 
 /// Bytes of requests that are not answered yet, in all.
 const BODY_BYTES: u64 = 16 * 1024 * 1024;
 /// What a call costs beside the bytes of its request, in bytes of the same budget.
 pub const CALL_BYTES: u64 = 4 * 1024;
+/// Calls that wait for the enforcement of their change, in all.
+pub const WAITS: u64 = 4_096;
 /// Streams of validations, in all.
 const STREAMS: u64 = 4_096;
 /// Calls of health and reflection, in all.
@@ -19,6 +21,22 @@ const OPEN_CALLS: u64 = 2_048;
 const DISCARDS: u64 = 1_024;
 /// Credentials whose share is known, at most.
 const LEARNED: usize = 65_536;
+
+/// The permit of a call, for whoever works on it: a call that only waits for the enforcement of a change holds none.
+#[derive(Clone, Default)]
+pub struct CallPermit(Arc<Mutex<Option<Grant>>>);
+
+impl CallPermit {
+    /// The permit `grant`.
+    pub fn new(grant: Grant) -> Self {
+        Self(Arc::new(Mutex::new(Some(grant))))
+    }
+
+    /// Returns the permit before the call is answered.
+    pub fn release(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
 
 /// The budgets of calls. Cheap to clone; clones are the same budgets.
 #[derive(Clone)]

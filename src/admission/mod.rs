@@ -10,8 +10,10 @@
 mod answers;
 mod budget;
 mod calls;
+mod change_queue;
 mod connection;
 mod connections;
+mod fair_queue;
 mod groups;
 mod share;
 mod turns;
@@ -19,9 +21,11 @@ mod unread;
 
 pub use answers::{AnswerBudgets, AnswerLimits};
 pub use budget::{Budget, Full, GivesWay, Grant};
-pub use calls::{CALL_BYTES, CallBudgets};
+pub use calls::{CALL_BYTES, CallBudgets, CallPermit, WAITS};
+pub use change_queue::{ChangePlace, ChangeQueue, Changer, Turn as ChangeTurn, Urgency};
 pub use connection::{CloseReason, ConnectionHandle, OpenCall};
 pub use connections::{Connections, Place};
+pub use fair_queue::FairQueue;
 pub use share::Share;
 pub use turns::{Turn, Turns};
 pub use unread::UnreadAnswer;

@@ -8,8 +8,9 @@ use super::{
     mutation::{Mutation, Proposal, Step},
 };
 use crate::{
+    admission::Urgency,
     domain::{
-        ApiKey, Caller, DeleteReason, Error, Result, Time,
+        ApiKey, Caller, DeleteReason, Error, Reach, Result, Time,
         api_key::Deletion,
         audit_event::{Action, AuditEvent},
         caller::guarded,
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// What is to be deleted, and why.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Revocation {
     /// Which key.
     pub target: Target,
@@ -38,12 +39,40 @@ impl App {
     /// `NotFound`, `Denied`, `EtagMismatch`, and the precondition that an administrator is left.
     pub async fn delete(self: &Arc<Self>, caller: &Caller, revocation: Revocation) -> Result<Answer> {
         caller.require_unless_own(scope::KEYS_WRITE, revocation.target.id)?;
-        let patience = revocation.patience;
+        let patience = revocation.patience.clone();
         self.change(caller, patience, revocation).await
     }
 }
 
+impl Revocation {
+    /// How the key ends, if it may be deleted by `caller` as it is.
+    fn deletion(&self, caller: &Caller, before: &ApiKey, app: &App, now: Time) -> Result<Deletion> {
+        self.require(caller, Some(before), before)?;
+        if let Some(deletion) = before.deletion {
+            return Ok(Deletion { reason: deletion.reason.raised_to(self.reason), ..deletion });
+        }
+        require_etag(&self.target, before)?;
+        let purge_time = now.saturating_add(app.settings.purge_after);
+        Ok(Deletion { delete_time: now, purge_time, reason: self.reason })
+    }
+
+    fn reach(&self, caller: &Caller) -> Result<Reach> {
+        guarded(caller.require_unless_own(scope::KEYS_WRITE, self.target.id)?, self.target.merchant.as_ref())
+    }
+}
+
 impl Mutation for Revocation {
+    fn urgency(&self) -> Urgency {
+        Urgency::Revocation
+    }
+
+    async fn needless(&self, app: &App, caller: &Caller) -> Result<Option<ApiKey>> {
+        let key = app.store.api_key_find_even_deleted(&self.reach(caller)?, self.target.id).await?;
+        let key = key.ok_or(Error::NotFound)?;
+        let deletion = self.deletion(caller, &key, app, app.now())?;
+        Ok((key.deletion == Some(deletion)).then_some(key))
+    }
+
     fn require(&self, caller: &Caller, before: Option<&ApiKey>, after: &ApiKey) -> Result<()> {
         let key = before.unwrap_or(after);
         let reach = caller.require_unless_own(scope::KEYS_WRITE, key.id)?;
@@ -51,17 +80,9 @@ impl Mutation for Revocation {
     }
 
     async fn attempt(&self, app: &App, caller: &Caller, tx: &Tx, now: Time) -> Result<Step> {
-        let reach = caller.require_unless_own(scope::KEYS_WRITE, self.target.id)?;
-        let reach = guarded(reach, self.target.merchant.as_ref())?;
-        let before = tx.api_key_find_even_deleted(&reach, self.target.id).await?.ok_or(Error::NotFound)?;
-        self.require(caller, Some(&before), &before)?;
-        let deletion = if let Some(deletion) = before.deletion {
-            Deletion { reason: deletion.reason.raised_to(self.reason), ..deletion }
-        } else {
-            require_etag(&self.target, &before)?;
-            let purge_time = now.saturating_add(app.settings.purge_after);
-            Deletion { delete_time: now, purge_time, reason: self.reason }
-        };
+        let before =
+            tx.api_key_find_even_deleted(&self.reach(caller)?, self.target.id).await?.ok_or(Error::NotFound)?;
+        let deletion = self.deletion(caller, &before, app, now)?;
         if before.deletion == Some(deletion) {
             return Ok(Step::unchanged(before));
         }

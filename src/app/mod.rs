@@ -58,9 +58,10 @@ use self::{
     usage::Usage,
 };
 use crate::{
+    admission::{Budget, ChangeQueue, GivesWay, Share, WAITS},
     clock::Clock,
     domain::{
-        Error, Result, Time,
+        Caller, Error, Result, Time,
         key_ring::KeyRing,
         key_string::KeyFormat,
         root_secret::{RootId, RootSecret},
@@ -107,6 +108,19 @@ pub struct App {
     census: Census,
     mutations: TaskTracker,
     longer_wait: upkeep::LongerWait,
+    /// The queue in front of the writers.
+    changes: ChangeQueue,
+    /// Calls that wait for the enforcement of a change.
+    waits: Budget,
+}
+
+/// The share of a caller: its merchant, or the key alone if it reaches all merchants.
+pub fn share_of(caller: &Caller) -> Share {
+    if caller.reaches_all() {
+        Share::Key(*caller.key_id().as_bytes())
+    } else {
+        Share::Merchant(caller.merchant().as_str().into())
+    }
 }
 
 impl App {
@@ -123,6 +137,7 @@ impl App {
     ) -> Result<Arc<Self>, StartError> {
         let ring = start::key_ring(&store, clock.now(), mounted).await?;
         let hashing = HashingPool::start(settings.hashing_threads, settings.hashing_queue).map_err(Error::fault)?;
+        let changes = ChangeQueue::new(store.writers(), store.has_reserved_writer());
         let proofs = Proofs::new(&mut SysRng).map_err(Error::fault)?;
         let freshness = Arc::new(Freshness::new(settings.freshness, store.engine(), ring));
         Ok(Arc::new(Self {
@@ -139,6 +154,8 @@ impl App {
             census: Census::default(),
             mutations: TaskTracker::new(),
             longer_wait: upkeep::LongerWait::default(),
+            changes,
+            waits: Budget::new(WAITS, GivesWay::Oldest),
             settings,
         }))
     }
@@ -181,6 +198,11 @@ impl App {
     /// How many keys there are of each state.
     pub fn census(&self) -> &Census {
         &self.census
+    }
+
+    /// Changes that wait for a writer of the database.
+    pub fn changes_waiting(&self) -> usize {
+        self.changes.waiting()
     }
 
     /// What was raised so far.

@@ -10,8 +10,10 @@ use super::{
         Invalidated, Moment,
         enforce::{Enforcement, Patience, Proof},
     },
+    share_of,
 };
 use crate::{
+    admission::{ChangePlace, Changer, Full, Urgency},
     domain::{
         ApiKey, Caller, Error, Reach, Result, Time, audit_event::AuditEvent, error::Unavailable, key_string::KeyString,
         pass::Pass,
@@ -25,6 +27,11 @@ use crate::{
 const ATTEMPTS: u32 = 6;
 /// The longest wait before the second attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a change waits for its turn at a writer before it is refused.
+const LONGEST_TURN: Duration = Duration::from_secs(10);
+/// When to try again if too many changes wait.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// What a mutation answers.
 pub struct Answer {
@@ -61,6 +68,19 @@ pub(super) struct Invalidation {
 pub(super) trait Mutation: Send + Sync + 'static {
     /// Whether the answer waits until the change is enforced. A key that is new takes nothing from anybody.
     const IS_ENFORCED: bool = true;
+
+    /// How urgent its turn at a writer of the database is.
+    fn urgency(&self) -> Urgency {
+        Urgency::Change
+    }
+
+    /// The key as it is, if a read shows that nothing has to be changed: then no writer is needed.
+    ///
+    /// # Errors
+    /// What the attempt would end with.
+    fn needless(&self, _app: &App, _caller: &Caller) -> impl Future<Output = Result<Option<ApiKey>>> + Send {
+        std::future::ready(Ok(None))
+    }
 
     /// Requires the rights that this change needs, of a caller as it is known now.
     fn require(&self, caller: &Caller, before: Option<&ApiKey>, after: &ApiKey) -> Result<()>;
@@ -112,11 +132,20 @@ impl App {
         if self.mutations.is_closed() {
             return Err(Error::Unavailable(Unavailable::Draining));
         }
+        let share = share_of(caller);
+        let changer = Changer { share: share.clone(), caller: *caller.key_id().as_bytes() };
+        let place = self.changes.enter(mutation.urgency(), changer).map_err(overloaded)?;
         let (app, caller) = (Arc::clone(self), caller.clone());
         let task = self.mutations.spawn(trace::following(async move {
+            if let Some(api_key) = mutation.needless(&app, &caller).await? {
+                // Read after the key: this state shows the key as it is, or a later one.
+                let Head { revision, wait, .. } = app.store.feed_state().await?;
+                let proof = Proof::Unproved(app.unproved(&api_key, revision.clone()));
+                return Ok(Made { api_key, key: None, revision, replayed: false, proof, wait });
+            }
             let mut pause = FIRST_PAUSE;
             for _ in 1..ATTEMPTS {
-                match app.attempt(&caller, &mutation).await {
+                match app.attempt(&place, &caller, &mutation).await {
                     Err(Error::Unavailable(Unavailable::Contended(cause))) => {
                         tracing::debug!(%cause, "another transaction was in the way");
                         pause_up_to(pause).await?;
@@ -125,16 +154,22 @@ impl App {
                     outcome => return outcome,
                 }
             }
-            app.attempt(&caller, &mutation).await
+            app.attempt(&place, &caller, &mutation).await
         }));
         let Made { api_key, key, revision, replayed, proof, wait } = task.await.map_err(Error::fault)??;
+        patience.permit.release();
         let patience = if M::IS_ENFORCED { patience } else { Patience { no_wait: true, ..patience } };
-        let enforcement = self.enforced(proof, wait, patience).await;
+        let enforcement = self.enforced(&share, proof, wait, &patience).await;
         Ok(Answer { api_key, key, revision, replayed, enforcement })
     }
 
-    async fn attempt<M: Mutation>(&self, caller: &Caller, mutation: &M) -> Result<Made> {
-        let tx = self.store.begin().await?;
+    async fn attempt<M: Mutation>(&self, place: &ChangePlace, caller: &Caller, mutation: &M) -> Result<Made> {
+        let turn = match tokio::time::timeout(LONGEST_TURN, place.turn()).await {
+            Ok(turn) => turn.map_err(overloaded)?,
+            Err(_late) => return Err(Error::Overloaded { retry_after: RETRY_AFTER }),
+        };
+        // Held until the attempt ends, with the commit at the latest; the wait for enforcement comes after it.
+        let tx = if turn.is_reserved() { self.store.begin_reserved().await? } else { self.store.begin().await? };
         // Asked for once the transaction has its turn, which may have taken seconds.
         let now = self.now();
         match mutation.attempt(self, caller, &tx, now).await? {
@@ -225,6 +260,10 @@ impl App {
         }
         may
     }
+}
+
+fn overloaded(_full: Full) -> Error {
+    Error::Overloaded { retry_after: RETRY_AFTER }
 }
 
 /// Waits for a random part of `most`, so that those who were in each other's way are not so again.

@@ -174,6 +174,7 @@ impl App {
                 let _turn = app.proofs.renewal.acquire().await.map_err(Error::fault)?;
                 let phc = app.hash(&shown.key, owner, &ring).await?;
                 let new = Credential::new(old.id, ring.active()?.id(), app.settings.profile, phc, old.create_time);
+                let _turn = app.changes.background().await;
                 app.store.credential_renew_hash(old.id, &old.phc, &new).await?;
                 let subject = (shown.digest.words(), app.proofs.stored(&new, &owner));
                 app.proofs.proved.insert(subject, true).await;

@@ -49,6 +49,7 @@ impl App {
         };
         let app = Arc::clone(self);
         self.mutations.spawn(async move {
+            let _turn = app.changes.background().await;
             if let Err(error) = app.store.refusal_insert(&act).await {
                 tracing::warn!(?error, rpc, reason, "a refused act could not be written down");
             }

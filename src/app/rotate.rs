@@ -9,6 +9,7 @@ use super::{
     request_ids::Meaning,
 };
 use crate::{
+    admission::Urgency,
     domain::{
         ApiKey, Caller, DeleteReason, Error, RequestId, Result, State, Time,
         api_key::Retiring,
@@ -28,7 +29,7 @@ pub const MAX_OVERLAP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub const LEAST_OWN_OVERLAP: Duration = Duration::from_secs(15 * 60);
 
 /// What is to be rotated, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Rotation {
     /// Which key.
     pub target: Target,
@@ -70,7 +71,7 @@ impl App {
             let (target, request) = (target.clone(), request.clone());
             let (credential, shown) = self.mint_secret(&key).await?;
             let rotate = Rotate { target, overlap, credential, shown, request, fingerprint };
-            let outcome = self.change(caller, patience, rotate).await;
+            let outcome = self.change(caller, patience.clone(), rotate).await;
             if !self.may_make_again(&outcome, attempt).await {
                 return outcome;
             }
@@ -106,6 +107,10 @@ impl Rotate {
 }
 
 impl Mutation for Rotate {
+    fn urgency(&self) -> Urgency {
+        if self.overlap.is_zero() { Urgency::Rotation } else { Urgency::Change }
+    }
+
     fn require(&self, caller: &Caller, before: Option<&ApiKey>, after: &ApiKey) -> Result<()> {
         let key = before.unwrap_or(after);
         let reach = caller.require(scope::KEYS_WRITE)?;

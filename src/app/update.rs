@@ -8,6 +8,7 @@ use super::{
     mutation::{Mutation, Proposal, Step},
 };
 use crate::{
+    admission::Urgency,
     domain::{
         ApiKey, Caller, DeleteReason, Error, Result, Scope, Time, WebhookFormat,
         api_key::Retiring,
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// The settings that are to change; what is none stays. An inner none clears.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Patch {
     /// A name for people.
     pub display_name: Option<String>,
@@ -68,7 +69,33 @@ impl App {
     }
 }
 
+impl Patch {
+    /// Whether it does nothing but disable.
+    fn is_revocation(&self) -> bool {
+        let rest = Self { disabled: None, ..self.clone() };
+        self.disabled == Some(true) && rest == Self::default()
+    }
+}
+
 impl Mutation for Update {
+    fn urgency(&self) -> Urgency {
+        if self.patch.is_revocation() { Urgency::Revocation } else { Urgency::Change }
+    }
+
+    async fn needless(&self, app: &App, caller: &Caller) -> Result<Option<ApiKey>> {
+        if !self.patch.is_revocation() {
+            return Ok(None);
+        }
+        let reach = guarded(caller.require(scope::KEYS_WRITE)?, self.target.merchant.as_ref())?;
+        let key = app.store.api_key_find_even_deleted(&reach, self.target.id).await?.ok_or(Error::NotFound)?;
+        caller.require_change_of(&key)?;
+        if key.deletion.is_some() {
+            return Err(Precondition::KeyDeleted.into());
+        }
+        require_etag(&self.target, &key)?;
+        Ok(key.disabled.then_some(key))
+    }
+
     fn require(&self, caller: &Caller, before: Option<&ApiKey>, after: &ApiKey) -> Result<()> {
         let before = before.unwrap_or(after);
         if !caller.require(scope::KEYS_WRITE)?.covers(&before.merchant) {

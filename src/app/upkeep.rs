@@ -79,7 +79,13 @@ impl App {
     }
 
     async fn erase_sealed(&self, now: Time) -> Result<()> {
-        self.store.sealed_replay_erase_before(now.saturating_sub(SHOWN_AGAIN_FOR)).await.map(drop)
+        // A turn for each part, so that a change waits for no more than that.
+        loop {
+            let _turn = self.changes.background().await;
+            if self.store.sealed_replay_erase_before(now.saturating_sub(SHOWN_AGAIN_FOR)).await? == 0 {
+                return Ok(());
+            }
+        }
     }
 
     async fn purge_due(&self, now: Time) -> Result<()> {
@@ -96,6 +102,7 @@ impl App {
 
     /// Forgets one key, unless it is no longer due once its lock is held.
     async fn purge(&self, id: KeyId, now: Time) -> Result<()> {
+        let _turn = self.changes.background().await;
         let tx = self.store.begin().await?;
         let key = tx.api_key_find_even_deleted(&Reach::everything(), id).await?;
         let Some(key) = key.filter(|key| key.deletion.is_some_and(|deletion| deletion.purge_time <= now)) else {

@@ -65,6 +65,9 @@ fn lock(part: &Mutex<Uses>) -> MutexGuard<'_, Uses> {
     part.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Uses that are written in one turn at the writer.
+const SAVED_AT_ONCE: usize = 500;
+
 impl App {
     /// Writes down when keys were last used. To be called once a minute, and when no further call comes in.
     ///
@@ -75,11 +78,19 @@ impl App {
         if uses.is_empty() {
             return Ok(());
         }
-        let saved = self.store.usage_save(&uses).await;
-        if saved.is_err() {
-            self.usage.put_back(uses);
+        let mut saved = 0;
+        // A turn for each part, so that a change waits for no more than that.
+        for part in uses.chunks(SAVED_AT_ONCE) {
+            let turn = self.changes.background().await;
+            let outcome = self.store.usage_save(part).await;
+            drop(turn);
+            if outcome.is_err() {
+                self.usage.put_back(uses[saved..].to_vec());
+                return outcome;
+            }
+            saved += part.len();
         }
-        saved
+        Ok(())
     }
 
     /// When these keys were last used, as far as it is known here: other replicas write what they know once a minute.

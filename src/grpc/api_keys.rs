@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     MAX_REQUEST,
     answer::Answer,
-    auth::{Authenticated, CallerKey, caller_key, share_of},
+    auth::{Authenticated, CallerKey, caller_key},
     items::Streams,
     outer::Deadline,
     proto::{
@@ -25,8 +25,8 @@ use super::{
     write,
 };
 use crate::{
-    admission::CallBudgets,
-    app::{App, EvaluationTime, LastUse, Patience},
+    admission::{CallBudgets, CallPermit},
+    app::{App, EvaluationTime, LastUse, Patience, share_of},
     domain::{ApiKey, Caller, Error, KeyId, Result, scope},
 };
 
@@ -153,7 +153,11 @@ struct Evaluation {
 
 /// How long the caller waits for the enforcement of a change.
 fn patience<T>(request: &Request<T>, no_wait: bool) -> Patience {
-    Patience { no_wait, deadline: request.extensions().get().map(|Deadline(deadline)| *deadline) }
+    Patience {
+        no_wait,
+        deadline: request.extensions().get().map(|Deadline(deadline)| *deadline),
+        permit: request.extensions().get::<CallPermit>().cloned().unwrap_or_default(),
+    }
 }
 
 #[tonic::async_trait]

@@ -28,8 +28,8 @@ use super::{
     status,
 };
 use crate::{
-    admission::{CallBudgets, ConnectionHandle, Share},
-    app::{App, Guest, Known, Rights},
+    admission::{CallBudgets, CallPermit, ConnectionHandle, Share},
+    app::{App, Guest, Known, Rights, share_of},
     domain::{Caller, Error, KeyId, Result, ip_rules::CallerIp},
     seeded::{self, Bug},
 };
@@ -94,15 +94,6 @@ impl CallerKey {
 
     pub(super) fn budgets(&self) -> &CallBudgets {
         &self.budgets
-    }
-}
-
-/// The share of a caller: its merchant, or the key alone if it reaches all merchants.
-pub(super) fn share_of(caller: &Caller) -> Share {
-    if caller.reaches_all() {
-        Share::Key(*caller.key_id().as_bytes())
-    } else {
-        Share::Merchant(caller.merchant().as_str().into())
     }
 }
 
@@ -198,9 +189,12 @@ where
             let Ok(permit) = key.budgets.permits.take(&share, 1).await else {
                 return Ok(request_body::overloaded().into_http());
             };
-            let request = http::Request::from_parts(parts, Body::new(Full::new(body)));
+            let permit = CallPermit::new(permit);
+            let mut request = http::Request::from_parts(parts, Body::new(Full::new(body)));
+            request.extensions_mut().insert(permit.clone());
             let answer = inner.call(request).await;
-            drop((permit, grant));
+            permit.release();
+            drop(grant);
             Ok(key.named(answer?))
         })
     }

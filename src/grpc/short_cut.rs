@@ -27,7 +27,10 @@ use super::{
     proto,
     question::Question,
 };
-use crate::{admission::ConnectionHandle, app::App};
+use crate::{
+    admission::ConnectionHandle,
+    app::{App, share_of},
+};
 
 mod whole;
 
@@ -158,7 +161,7 @@ impl Way {
         let guest = self.app.authenticate_at_once(&self.app.know(token)?, peer)?;
         if let Some(connection) = parts.extensions.get::<ConnectionHandle>() {
             let caller = guest.caller();
-            connection.note_authenticated_key(caller.key_id().as_bytes(), || auth::share_of(caller));
+            connection.note_authenticated_key(caller.key_id().as_bytes(), || share_of(caller));
         }
         let question: Question = proto::ValidateRequest::decode(message_in(body)?).ok()?.into();
         question.answer_at_once(&self.app, guest.caller())

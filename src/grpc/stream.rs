@@ -93,7 +93,7 @@ async fn caller_lost(app: &Arc<App>, key: &CallerKey) -> Status {
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        if key.may_still_validate(app) {
+        if key.may_still_validate(app) || seeded::bug(Bug::CallerJudgedAtStart) {
             continue;
         }
         let evaluated = key.evaluate(app).await.and_then(|caller| caller.require(scope::VALIDATE).map(drop));

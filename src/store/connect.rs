@@ -66,10 +66,21 @@ impl Address {
 /// How to use a database.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Connections at most for reading. Beside them SQLite has one for writing, a server half as many.
+    /// Connections at most for reading single keys. Beside them are two for lists and one for the feed; SQLite has one for
+    /// writing, a server half as many as for reading and one for revocations alone.
     pub connections: u32,
     /// How long a statement, or the wait for a connection, may take.
     pub timeout: Duration,
+}
+
+/// Connections for lists and counts.
+const LISTERS: u32 = 2;
+
+impl Options {
+    /// Connections for changes on a server, beside the one that is reserved for revocations.
+    fn writers(&self) -> u32 {
+        (self.connections / 2).max(1)
+    }
 }
 
 impl Default for Options {
@@ -85,18 +96,22 @@ impl Store {
     /// `Unavailable` if it cannot be reached or opened.
     pub async fn open(address: &Address, options: Options) -> Result<Self> {
         let sessions = Sessions::new()?;
-        let (mut reader, mut writer) = match address {
+        let mut reserved_writer = None;
+        let (mut reader, mut lister, mut writer) = match address {
             Address::Sqlite(path) => {
                 // The writer first: it makes the file and its write-ahead log, which a reader cannot.
                 let writer = connect(sqlite(path, 1, options, false)).await?;
-                (connect(sqlite(path, options.connections, options, true)).await?, writer)
+                let lister = connect(sqlite(path, LISTERS, options, true)).await?;
+                (connect(sqlite(path, options.connections, options, true)).await?, lister, writer)
             }
             Address::Postgres(url) => {
                 reach_postgres(url, options.timeout, &sessions).await?;
                 // Pools of their own: changes that wait for each other must not take the connections of Validate.
-                let writers = Options { connections: (options.connections / 2).max(1), ..options };
-                let writer = connect(postgres(url, writers, &sessions)).await?;
-                (connect(postgres(url, options, &sessions)).await?, writer)
+                let of = |connections| postgres(url, Options { connections, ..options }, &sessions);
+                let writer = connect(of(options.writers())).await?;
+                reserved_writer = Some(connect(of(1)).await?);
+                let lister = connect(of(LISTERS)).await?;
+                (connect(of(options.connections)).await?, lister, writer)
             }
         };
         let opened = match address {
@@ -104,7 +119,7 @@ impl Store {
             Address::Postgres(_) => None,
         };
         let statements = Arc::new(AtomicU64::new(0));
-        for connection in [&mut reader, &mut writer] {
+        for connection in [&mut reader, &mut lister, &mut writer].into_iter().chain(&mut reserved_writer) {
             let statements = Arc::clone(&statements);
             connection.set_metric_callback(move |_| {
                 statements.fetch_add(1, Ordering::Relaxed);
@@ -113,7 +128,9 @@ impl Store {
         let calls = Arc::new(Calls::new(address.engine()));
         Ok(Self {
             reader,
+            lister,
             writer,
+            reserved_writer,
             address: address.clone(),
             sessions,
             statements,
@@ -130,7 +147,7 @@ impl Store {
 /// How many connections a pool holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
-    /// `read` or `write`.
+    /// `read`, `list`, `write` or `revoke`.
     pub name: &'static str,
     /// Connections that are at work.
     pub used: u32,
@@ -142,8 +159,10 @@ pub struct Pool {
 
 impl Store {
     /// The pools as they are now.
-    pub fn pools(&self) -> [Pool; 2] {
-        [("read", &self.reader), ("write", &self.writer)].map(|(name, connection)| {
+    pub fn pools(&self) -> Vec<Pool> {
+        let pools = [("read", &self.reader), ("list", &self.lister), ("write", &self.writer)].into_iter();
+        let pools = pools.chain(self.reserved_writer.as_ref().map(|reserved| ("revoke", reserved)));
+        let measure = |(name, connection): (&'static str, &DatabaseConnection)| {
             let (size, idle, most) = match self.engine() {
                 Engine::Sqlite => {
                     let pool = connection.get_sqlite_connection_pool();
@@ -156,7 +175,19 @@ impl Store {
             };
             let idle = u32::try_from(idle).unwrap_or(u32::MAX);
             Pool { name, used: size.saturating_sub(idle), idle, most }
-        })
+        };
+        pools.map(measure).collect()
+    }
+
+    /// How many changes can be written at once.
+    pub fn writers(&self) -> usize {
+        let writers = self.pools().into_iter().find(|pool| pool.name == "write").map_or(1, |pool| pool.most);
+        usize::try_from(writers).unwrap_or(1)
+    }
+
+    /// Whether revocations have a writer of their own.
+    pub fn has_reserved_writer(&self) -> bool {
+        self.reserved_writer.is_some()
     }
 }
 

@@ -51,7 +51,7 @@ impl Store {
             let states = filter.states.iter().fold(Condition::any(), |any, state| any.add(is_in(*state, now)));
             select = select.filter(states);
         }
-        self.bounded("api_key_list", select.all(&self.reader)).await?.into_iter().map(key_from_row).collect()
+        self.bounded("api_key_list", select.all(&self.lister)).await?.into_iter().map(key_from_row).collect()
     }
 }
 
@@ -67,7 +67,7 @@ impl Store {
             let one_if = CaseStatement::new().case(is_in(state, now), 1);
             select = select.column_as(Expr::expr(one_if).count(), state.name());
         }
-        let counts = select.into_tuple::<(i64, i64, i64, i64, i64)>().one(&self.reader);
+        let counts = select.into_tuple::<(i64, i64, i64, i64, i64)>().one(&self.lister);
         let counts = self.bounded("api_key_count_by_state", counts).await?;
         let (deleted, disabled, early, late, active) = counts.ok_or_else(|| Error::fault("a count without a row"))?;
         Ok([deleted, disabled, early, late, active].map(i64::unsigned_abs))

@@ -60,8 +60,13 @@ use crate::domain::{Result, Time};
 
 /// The database, on one of the engines.
 pub struct Store {
+    /// For reads of one key, which Validate and revocations need.
     reader: DatabaseConnection,
+    /// For lists and counts, so that they do not hold up the reads of one key.
+    lister: DatabaseConnection,
     writer: DatabaseConnection,
+    /// On a server: one connection that only revocations write with.
+    reserved_writer: Option<DatabaseConnection>,
     address: Address,
     sessions: session::Sessions,
     statements: Arc<AtomicU64>,
@@ -127,6 +132,10 @@ impl Store {
     pub async fn close(&self) -> Result<()> {
         self.bounded("close", async {
             self.reader.close_by_ref().await?;
+            self.lister.close_by_ref().await?;
+            if let Some(reserved) = &self.reserved_writer {
+                reserved.close_by_ref().await?;
+            }
             self.writer.close_by_ref().await
         })
         .await

@@ -28,7 +28,7 @@ const TABLES: [&str; 2] = ["sealed_replay_0", "sealed_replay_1"];
 const TURN: Duration = Duration::from_secs(15 * 60);
 
 /// Rows that one transaction erases, so that changes get their turn between.
-const ROWS: u64 = 5_000;
+const ROWS: u64 = 1_000;
 
 /// The table of what was made at `time`.
 fn table(time: Time) -> Alias {
@@ -64,7 +64,8 @@ pub(super) async fn append(tx: &Tx, request: Vec<u8>, time: Time, root: RootId, 
 }
 
 impl Store {
-    /// Erases the sealed key strings of requests made before `time`, and says how many. No change of a key.
+    /// Erases some of the sealed key strings of requests made before `time`, and says how many; 0 when all are erased. No
+    /// change of a key.
     ///
     /// # Errors
     /// `Unavailable` or `Fault`.
@@ -95,7 +96,7 @@ impl Store {
             .to_owned();
         let mut erased = 0;
         // Most rounds find nothing, and take no writer for that.
-        while self.reader.query_one(&due).await?.is_some() {
+        if self.reader.query_one(&due).await?.is_some() {
             let tx = self.writer.begin_with_options(immediate()).await?;
             let erase = Query::update()
                 .table(table.clone())

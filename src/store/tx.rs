@@ -8,8 +8,8 @@ use std::{
 };
 
 use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbErr, IsolationLevel, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
 };
 
 use super::{Engine, Head, Revision, Store, calls::Calls, failure};
@@ -55,16 +55,28 @@ pub struct Committed {
 impl Store {
     /// Begins a transaction.
     ///
-    /// On PostgreSQL a lock is waited for 2 s at most, and a writer that freezes in mid-transaction is thrown out after
-    /// 5 s, so that it cannot stop a revocation. On SQLite the write lock is taken here.
+    /// On PostgreSQL a lock is waited for 2 s at most, and a writer that freezes in mid-transaction is ended after
+    /// 5 s, or 1 s once it holds the lock of the feed, so that it cannot stop a revocation. On SQLite the write lock is taken here.
     ///
     /// # Errors
     /// `Unavailable`.
     pub async fn begin(&self) -> Result<Tx> {
+        self.begin_on(&self.writer).await
+    }
+
+    /// The same with the connection that is reserved for revocations, if there is one.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn begin_reserved(&self) -> Result<Tx> {
+        self.begin_on(self.reserved_writer.as_ref().unwrap_or(&self.writer)).await
+    }
+
+    async fn begin_on(&self, writer: &DatabaseConnection) -> Result<Tx> {
         let begin = async {
             match self.engine() {
                 Engine::Sqlite => self.begin_on_sqlite().await,
-                Engine::Postgres => self.begin_on_postgres().await,
+                Engine::Postgres => self.begin_on_postgres(writer).await,
             }
         };
         let tx = self.calls.watch("begin", Box::pin(begin)).await?;
@@ -86,16 +98,20 @@ impl Store {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        self.begin_with(options).await
+        self.begin_with(&self.writer, options).await
     }
 
     /// Waits for a connection as long as the pool does, and for the database no longer than the time-out.
-    async fn begin_with(&self, options: TransactionOptions) -> Result<DatabaseTransaction> {
+    async fn begin_with(
+        &self,
+        writer: &DatabaseConnection,
+        options: TransactionOptions,
+    ) -> Result<DatabaseTransaction> {
         let begun = async {
             // A connection that broke in the pool is found out by whoever gets it; nothing was begun on it.
             let mut left = failure::BROKEN_CONNECTIONS;
             loop {
-                match self.writer.begin_with_options(options).await {
+                match writer.begin_with_options(options).await {
                     Err(error) if left > 0 && failure::is_of_a_broken_connection(&error) => left -= 1,
                     outcome => break outcome,
                 }
@@ -112,12 +128,12 @@ impl Store {
         }
     }
 
-    async fn begin_on_postgres(&self) -> Result<DatabaseTransaction> {
+    async fn begin_on_postgres(&self, writer: &DatabaseConnection) -> Result<DatabaseTransaction> {
         let options = TransactionOptions {
             isolation_level: Some(IsolationLevel::ReadCommitted),
             ..TransactionOptions::default()
         };
-        let tx = self.begin_with(options).await?;
+        let tx = self.begin_with(writer, options).await?;
         let limits = "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '5s'";
         self.bounded("set_limits", tx.execute_unprepared(limits)).await?;
         Ok(tx)
@@ -130,6 +146,11 @@ impl Tx {
     /// # Errors
     /// `Unavailable`; `RootSecretNotActive` if a credential that is stored was not made under the active root secret.
     pub async fn number(self) -> Result<Numbered> {
+        if self.tx.get_database_backend() == DbBackend::Postgres {
+            // From here on others wait for this transaction: one that freezes is ended sooner.
+            let limit = "SET LOCAL idle_in_transaction_session_timeout = '1s'";
+            self.bounded("set_limits", self.tx.execute_unprepared(limit)).await?;
+        }
         let head = self.feed_next().await?;
         self.require_active_root_secrets().await?;
         Ok(Numbered { tx: self, head })

@@ -57,7 +57,7 @@ impl Store {
         for ids in ids.chunks(ROWS) {
             let wanted = ids.iter().map(|id| id.as_bytes().to_vec());
             let select = key_usage::Entity::find().filter(key_usage::Column::KeyId.is_in(wanted));
-            for row in self.bounded("usage_find", select.all(&self.reader)).await? {
+            for row in self.bounded("usage_find", select.all(&self.lister)).await? {
                 let ip = row.last_used_ip.and_then(|ip| ip.parse().ok());
                 let last = LastUse { time: Time::from_micros(row.last_used_time), ip };
                 found.insert(KeyId::from_bytes(bytes(&row.key_id)?), last);

@@ -6,18 +6,21 @@ use tokio::time::Instant;
 
 use super::invalidated::{Invalidated, Unproved};
 use crate::{
+    admission::{CallPermit, Share},
     app::App,
     domain::Time,
     seeded::{self, Bug},
 };
 
 /// How long whoever changes a key is ready to wait for its enforcement.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Patience {
     /// Not at all.
     pub no_wait: bool,
     /// The answer has to be there by then.
     pub deadline: Option<Instant>,
+    /// The permit of the call, which is returned at the commit.
+    pub permit: CallPermit,
 }
 
 /// When no replica decides on the state before a change any more.
@@ -44,9 +47,31 @@ const LONGEST_PROOF: Duration = Duration::from_secs(5);
 impl App {
     /// Waits until what `proof` is of is enforced, as far as `patience` goes, if the wait that every replica agrees on is
     /// `wait`.
-    pub(in crate::app) async fn enforced(&self, proof: Proof, wait: Duration, patience: Patience) -> Enforcement {
+    ///
+    /// Such waits are bounded: beyond the bound the oldest of the share that holds most is answered at once.
+    pub(in crate::app) async fn enforced(
+        &self,
+        share: &Share,
+        proof: Proof,
+        wait: Duration,
+        patience: &Patience,
+    ) -> Enforcement {
         // Where one process is all there is, it has forgotten what it knew once there is a proof.
         let wait = if self.settings.freshness.other_replicas { wait } else { Duration::ZERO };
+        let time = match &proof {
+            Proof::Committed(invalidated) => invalidated.since().time,
+            Proof::Unproved(unproved) => unproved.read.time,
+        };
+        let not_yet = Enforcement { enforced: false, time: time.saturating_add(wait) };
+        let Ok(place) = self.waits.try_take_revocable(share, 1) else { return not_yet };
+        tokio::select! {
+            biased;
+            enforcement = self.wait_until_enforced(proof, wait, patience) => enforcement,
+            () = place.revoked() => not_yet,
+        }
+    }
+
+    async fn wait_until_enforced(&self, proof: Proof, wait: Duration, patience: &Patience) -> Enforcement {
         let invalidated = match proof {
             Proof::Committed(invalidated) => invalidated,
             Proof::Unproved(unproved) if seeded::bug(Bug::EnforcedWithoutPoll) => {
