@@ -1,6 +1,6 @@
 //! What we promise: one room for each verb of the API.
 //!
-//! A verb takes values of the domain and a [`Caller`](crate::domain::Caller) who was judged by [`App::authenticate`],
+//! A verb takes values of the domain and a [`Caller`] who was judged by [`App::authenticate`],
 //! asks the store what is remembered and the domain what is true. It knows nothing of gRPC and nothing of SQL.
 
 mod administrators;

@@ -1,11 +1,11 @@
 //! Who calls: a tower layer in front of `ApiKeyService`.
 //!
 //! What comes with the headers can reject a call and never permits one: a call goes on only with exactly one well-formed
-//! `authorization` whose tag verifies, and then carries a [`CallerKey`], which has no authority. The caller is evaluated by
-//! [`CallerKey::evaluate`] when the request is complete, immediately before the work; that is the only source of a
+//! `authorization` whose tag verifies, and then carries a `CallerKey`, which has no authority. The caller is evaluated by
+//! `CallerKey::evaluate` when the request is complete, immediately before the work; that is the only source of a
 //! [`Caller`]. Health and reflection have no such layer.
 //!
-//! The layer also reads the one message of a unary call ([`super::request_body`]) and takes the call's permit when it is
+//! The layer also reads the one message of a unary call (`request_body`) and takes the call's permit when it is
 //! complete, so that nothing that others need is held while a client takes its time.
 
 use std::{

@@ -1,6 +1,6 @@
 //! Logs: text for a terminal or JSON for machines, always to standard error, and never a secret.
 //!
-//! Lines go through [`log_queue`](super::log_queue), so logging never blocks the service.
+//! Lines go through `log_queue`, so logging never blocks the service.
 
 use std::{
     fmt,

@@ -67,7 +67,8 @@ def test_links_lead_somewhere():
 
 def test_the_page_tells_the_connections_that_replicas_hold():
     values = yaml.safe_load((chart.CHART / "values.yaml").read_text())
-    each = values["settings"]["databaseConnections"] * 3 // 2
+    # Two for lists, one for revocations, one for the feed.
+    each = values["settings"]["databaseConnections"] * 3 // 2 + 4
     assert f"with the defaults, {each}." in values_table.page() and f"want {4 * each} of" in values_table.page()
 
 
