@@ -164,6 +164,10 @@ impl App {
         if *ring.states() != answer.root_states {
             freshness.ring.replace(ring.with_states(answer.root_states.clone()), &freshness.on);
         }
+        if !answer.head.is_lease_valid {
+            // Before the alarm: what an operator is told has happened by then.
+            freshness.on.lease.expire();
+        }
         let was_valid = freshness.is_lease_valid.swap(answer.head.is_lease_valid, Ordering::Relaxed);
         if was_valid && !answer.head.is_lease_valid {
             self.alarms.count(Alarm::LeaseInvalid);
