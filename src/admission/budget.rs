@@ -119,6 +119,26 @@ impl Budget {
         Ok(self.0.grant(&mut state, share, amount, Some(Arc::default())))
     }
 
+    /// Takes `amount` for `share` until the grant is dropped or [revoked](Grant::revoked), even if the budget is full or the
+    /// share holds all that it may: then revocable grants of the share that holds most end, which may be this one.
+    ///
+    /// # Errors
+    /// [`Full`] if too little of what is held can be taken back.
+    pub fn take_displacing(&self, share: &Share, amount: u64) -> Result<Grant, Full> {
+        let mut state = self.0.lock();
+        loop {
+            let own_is_full = state.held_by(share).saturating_add(amount) > self.0.share_limit;
+            if !own_is_full && self.0.total - state.used.min(self.0.total) >= amount {
+                return Ok(self.0.grant(&mut state, share, amount, Some(Arc::default())));
+            }
+            let victim = if own_is_full { Some(share.clone()) } else { state.largest_revocable(share) };
+            let Some(victim) = victim else { return Err(Full::Budget) };
+            if !state.revoke_one_of(&victim, self.0.gives_way) {
+                return Err(Full::Share);
+            }
+        }
+    }
+
     /// Takes `amount` for `share`, waiting for it while the budget is full. It cannot be taken back. Cancel safe.
     ///
     /// Among the shares that wait, the one that holds least is next; within a share, the call that waits longest.
@@ -228,17 +248,25 @@ impl State {
         }
     }
 
-    fn revoke_one_of(&mut self, share: &Share, gives_way: GivesWay) {
-        let Some(holding) = self.shares.get_mut(share) else { return };
+    /// The share that holds most of those that hold something that can be taken back; of equal ones `own`.
+    fn largest_revocable(&self, own: &Share) -> Option<Share> {
+        let revocable = self.shares.iter().filter(|(_, holding)| !holding.revocable.is_empty());
+        revocable.max_by_key(|(share, holding)| (holding.amount, *share == own)).map(|(share, _)| share.clone())
+    }
+
+    /// Whether there was one to revoke.
+    fn revoke_one_of(&mut self, share: &Share, gives_way: GivesWay) -> bool {
+        let Some(holding) = self.shares.get_mut(share) else { return false };
         let found = match gives_way {
             GivesWay::Newest => holding.revocable.last_key_value(),
             GivesWay::Oldest => holding.revocable.first_key_value(),
         };
-        let Some((number, (amount, revocation))) = found else { return };
+        let Some((number, (amount, revocation))) = found else { return false };
         let (number, amount, revocation) = (*number, *amount, Arc::clone(revocation));
         revocation.is_revoked.store(true, Ordering::Release);
         revocation.notify.notify_waiters();
         self.release(share, number, amount);
+        true
     }
 }
 
@@ -339,6 +367,39 @@ mod tests {
 
     fn merchant(name: &str) -> Share {
         Share::Merchant(name.into())
+    }
+
+    #[test]
+    fn displacing_ends_the_oldest_of_the_share_that_holds_most_its_own_included() {
+        let budget = Budget::with_share_limit(4, 3, GivesWay::Oldest);
+        let (a, b) = (merchant("a"), merchant("b"));
+        let take =
+            |share, count: usize| -> Vec<_> { (0..count).map(|_| budget.take_displacing(share, 1).unwrap()).collect() };
+        let revoked = |grants: &[Grant]| grants.iter().map(Grant::is_revoked).collect::<Vec<_>>();
+        let mut of_a = take(&a, 3);
+        // The share is full: its own oldest gives way.
+        of_a.extend(take(&a, 1));
+        assert_eq!(revoked(&of_a), [true, false, false, false]);
+        // The budget is full: the share with most gives way.
+        let mut of_b = take(&b, 2);
+        assert_eq!(revoked(&of_a), [true, true, false, false]);
+        // Both hold as much: the share that wants more gives way.
+        of_b.extend(take(&b, 1));
+        assert_eq!(revoked(&of_b), [true, false, false]);
+        assert_eq!((budget.used_by(&a), budget.used_by(&b)), (2, 2));
+        drop((of_a, of_b));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn displacing_never_ends_what_cannot_be_taken_back() {
+        let budget = Budget::with_share_limit(2, 2, GivesWay::Oldest);
+        let share = Share::Merchant("a".into());
+        let held = [budget.try_take(&share, 1).unwrap(), budget.try_take(&share, 1).unwrap()];
+        assert!(budget.take_displacing(&share, 1).is_err());
+        assert!(budget.take_displacing(&Share::Merchant("b".into()), 1).is_err());
+        drop(held);
+        assert!(budget.take_displacing(&share, 1).is_ok());
     }
 
     #[test]

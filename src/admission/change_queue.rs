@@ -16,6 +16,10 @@ const CHANGES_OF_CALLER: usize = 512;
 const REVOCATIONS: usize = 1_024;
 const REVOCATIONS_OF_SHARE: usize = 64;
 
+/// Turns of changes after which the work of the service itself has one, or a client in a loop of changes could keep it from
+/// erasing and purging. Revocations go before it all the same.
+const CHANGES_IN_A_ROW: usize = 16;
+
 /// What a turn is for, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
@@ -50,8 +54,12 @@ struct State {
     reserved_free: Option<bool>,
     /// By [`Urgency`].
     lines: [Line; 4],
+    /// Turns that changes have had since background work began to wait.
+    changes_in_a_row: usize,
     /// Changes that are not revocations, from their beginning to their commit.
     changes: Vec<Changer>,
+    /// How many revocations there are, from their beginning to their commit.
+    revocations: usize,
 }
 
 /// The right to use one writer of the database. Dropping it passes it on.
@@ -76,7 +84,9 @@ impl ChangeQueue {
             free: writers.max(1),
             reserved_free: is_reserved.then_some(true),
             lines: Default::default(),
+            changes_in_a_row: 0,
             changes: Vec::new(),
+            revocations: 0,
         })))
     }
 
@@ -85,8 +95,8 @@ impl ChangeQueue {
     /// # Errors
     /// [`Full`]; a revocation is refused only in [`ChangePlace::turn`].
     pub fn enter(&self, urgency: Urgency, changer: Changer) -> Result<ChangePlace, Full> {
+        let mut state = self.lock();
         if urgency == Urgency::Change {
-            let mut state = self.lock();
             let of_share = state.changes.iter().filter(|other| other.share == changer.share).count();
             let of_caller = state.changes.iter().filter(|other| other.caller == changer.caller).count();
             if of_share >= CHANGES_OF_SHARE || of_caller >= CHANGES_OF_CALLER {
@@ -96,6 +106,8 @@ impl ChangeQueue {
                 return Err(Full::Budget);
             }
             state.changes.push(changer.clone());
+        } else {
+            state.revocations += 1;
         }
         Ok(ChangePlace { queue: self.clone(), urgency, changer })
     }
@@ -105,6 +117,16 @@ impl ChangeQueue {
         let changer = Changer { share: Share::Unlearned, caller: [0; 16] };
         // Nothing in this line is refused.
         self.turn(Urgency::Background, &changer).await.unwrap_or(Turn { queue: None, is_reserved: false })
+    }
+
+    /// Changes that are not revocations, from their beginning to their commit.
+    pub fn changes(&self) -> usize {
+        self.lock().changes.len()
+    }
+
+    /// The same of revocations.
+    pub fn revocations(&self) -> usize {
+        self.lock().revocations
     }
 
     /// Waiting changes and revocations.
@@ -120,6 +142,11 @@ impl ChangeQueue {
             }
             if urgency <= Urgency::Rotation {
                 state.make_room(changer)?;
+            }
+            let line = &mut state.lines[urgency as usize];
+            if line.len() >= CHANGES {
+                // Changes that waited too long and left are in it still.
+                line.retain(|waiting| !waiting.is_closed());
             }
             let (grant, granted) = oneshot::channel();
             state.lines[urgency as usize].push(changer.share.clone(), changer.caller, grant);
@@ -171,18 +198,36 @@ impl State {
 
     /// Gives a writer that became free to the next that waits, and returns it if none does.
     fn pass_on(&mut self, queue: &ChangeQueue, is_reserved: bool) {
-        let lines = if is_reserved { &mut self.lines[..2] } else { &mut self.lines[..] };
-        for line in lines {
-            while let Some(waiting) = line.pop() {
+        use Urgency::{Background, Change, Revocation, Rotation};
+        let order: &[Urgency] = if is_reserved {
+            &[Revocation, Rotation]
+        } else if self.changes_in_a_row >= CHANGES_IN_A_ROW {
+            &[Revocation, Rotation, Background, Change]
+        } else {
+            &[Revocation, Rotation, Change, Background]
+        };
+        for urgency in order {
+            while let Some(waiting) = self.lines[*urgency as usize].pop() {
                 let turn = Turn { queue: Some(queue.clone()), is_reserved };
                 match waiting.send(turn) {
-                    Ok(()) => return,
+                    Ok(()) => return self.count(*urgency),
                     // Its drop would take the lock that is held here.
                     Err(mut unwanted) => unwanted.queue = None,
                 }
             }
         }
         if is_reserved { self.reserved_free = Some(true) } else { self.free += 1 }
+    }
+}
+
+impl State {
+    fn count(&mut self, urgency: Urgency) {
+        let background_waits = !self.lines[Urgency::Background as usize].is_empty();
+        match urgency {
+            Urgency::Change if background_waits => self.changes_in_a_row += 1,
+            Urgency::Change | Urgency::Background => self.changes_in_a_row = 0,
+            Urgency::Revocation | Urgency::Rotation => {}
+        }
     }
 }
 
@@ -198,11 +243,13 @@ impl ChangePlace {
 
 impl Drop for ChangePlace {
     fn drop(&mut self) {
+        let mut state = self.queue.lock();
         if self.urgency == Urgency::Change {
-            let mut state = self.queue.lock();
             if let Some(index) = state.changes.iter().position(|other| *other == self.changer) {
                 state.changes.swap_remove(index);
             }
+        } else {
+            state.revocations -= 1;
         }
     }
 }

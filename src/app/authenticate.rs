@@ -59,7 +59,7 @@ impl App {
     /// [`Error::Overloaded`] if nothing can be decided.
     pub async fn authenticate(self: &Arc<Self>, key: &str, peer: CallerIp, rights: Rights) -> Result<Caller> {
         let reach = Reach::everything();
-        let wanted = Wanted { reach: &reach, rights, min_revision: None };
+        let wanted = Wanted { reach: &reach, rights, min_revision: None, caller: None };
         let proved = self.prove(key, wanted).await.map_err(undecided)?;
         self.let_in(proved, peer)
     }
@@ -71,7 +71,7 @@ impl App {
         // Before memory is asked: what is dropped from it afterwards may be what it says.
         let since = self.freshness.memory().generation();
         let reach = Reach::everything();
-        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: None };
+        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: None, caller: None };
         let recalled = self.recall(leased, known, &wanted, self.freshness.polls_begun()).now_or_never()?;
         let Recalled::Answer(Proved::Key(key, shown, _)) = recalled else { return None };
         let now = self.now();

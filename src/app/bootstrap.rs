@@ -6,6 +6,7 @@ use rand::rngs::SysRng;
 
 use super::{App, NewKey, manage::changes};
 use crate::{
+    admission::Share,
     domain::{
         ApiKey, DeleteReason, Error, Merchant, Result, Scope,
         audit_event::{Action, Actor, AuditEvent},
@@ -27,7 +28,7 @@ impl App {
         if self.store.bootstrap_is_done().await? {
             return Ok(false);
         }
-        let (key, credential, shown) = self.mint(administrator(), Merchant::claviger()).await?;
+        let (key, credential, shown) = self.mint(administrator(), Merchant::claviger(), Share::Unlearned).await?;
         self.insert_first(key, credential, || keep(&shown)).await
     }
 
@@ -49,7 +50,7 @@ impl App {
         let unproved = self.settings.key_format.parse(text).map_err(|_| not_ours())?;
         let Proof::Ours(shown) = unproved.prove(&self.ring()) else { return Err(not_ours()) };
         let shown = shown.key_string().ok_or_else(not_ours)?;
-        let (key, credential, _) = self.dress(administrator(), Merchant::claviger(), shown).await?;
+        let (key, credential, _) = self.dress(administrator(), Merchant::claviger(), shown, Share::Unlearned).await?;
         self.insert_first(key, credential, || Ok(())).await
     }
 
@@ -58,7 +59,7 @@ impl App {
     /// # Errors
     /// `Unavailable`.
     pub async fn bootstrap_recover(self: &Arc<Self>) -> Result<Arc<KeyString>> {
-        let (key, credential, shown) = self.mint(administrator(), Merchant::claviger()).await?;
+        let (key, credential, shown) = self.mint(administrator(), Merchant::claviger(), Share::Unlearned).await?;
         let tx = self.store.begin().await?;
         tx.api_key_insert(&key, &credential).await?;
         let event = self.event(&key, Actor::Recovery);

@@ -4,11 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Answer, App, Patience,
+    hashing::Behalf,
     manage::{Expiry, actor, changes},
     mutation::{Mutation, Proposal, Step},
     request_ids::Meaning,
+    share_of,
 };
 use crate::{
+    admission::Share,
     domain::{
         ApiKey, Caller, DeleteReason, Error, KeyId, Merchant, RequestId, Result, Scope, Time, WebhookFormat,
         api_key::Terms,
@@ -73,7 +76,7 @@ impl App {
         loop {
             let request = new.request_id.clone().map(|request_id| RequestKey { caller: caller.key_id(), request_id });
             let overdue = new.overdue.clone();
-            let (key, credential, shown) = self.mint(new.clone(), merchant.clone()).await?;
+            let (key, credential, shown) = self.mint(new.clone(), merchant.clone(), share_of(caller)).await?;
             let create = Create { key, credential, shown, request, fingerprint, overdue };
             let outcome = self.change(caller, Patience::default(), create).await;
             if !self.may_make_again(&outcome, attempt).await {
@@ -84,14 +87,19 @@ impl App {
     }
 
     /// Makes the values of a new key, without storing any.
-    pub(super) async fn mint(&self, new: NewKey, merchant: Merchant) -> Result<(ApiKey, Credential, Arc<KeyString>)> {
+    pub(super) async fn mint(
+        &self,
+        new: NewKey,
+        merchant: Merchant,
+        caller: Share,
+    ) -> Result<(ApiKey, Credential, Arc<KeyString>)> {
         let ring = self.ring();
         let shown = self
             .settings
             .key_format
             .mint(ring.active()?, &mut crate::seeded::minting_random())
             .map_err(Error::fault)?;
-        self.dress(new, merchant, shown).await
+        self.dress(new, merchant, shown, caller).await
     }
 
     /// Makes the values of a new key around a key string that exists already.
@@ -100,12 +108,14 @@ impl App {
         new: NewKey,
         merchant: Merchant,
         shown: KeyString,
+        caller: Share,
     ) -> Result<(ApiKey, Credential, Arc<KeyString>)> {
         let (ring, shown) = (self.ring(), Arc::new(shown));
         let now = self.now();
         let id = KeyId::from_bytes(Self::random_bytes()?);
         let credential_id = shown.credential_id();
-        let phc = self.hash(&shown, Owner::new(id, credential_id, &merchant), &ring).await?;
+        let behalf = Behalf { caller, merchant: merchant.clone() };
+        let phc = self.hash(&shown, Owner::new(id, credential_id, &merchant), &ring, behalf).await?;
         let mut credential = Credential::new(credential_id, shown.root(), self.settings.profile, phc, now);
         credential.pepper_root = Some(ring.active()?.id());
         let key = ApiKey {

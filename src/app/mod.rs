@@ -61,10 +61,11 @@ use crate::{
     admission::{Budget, ChangeQueue, GivesWay, Share, WAITS},
     clock::Clock,
     domain::{
-        Caller, Error, Result, Time,
+        ApiKey, Caller, Error, Result, Scope, Time,
         key_ring::KeyRing,
         key_string::KeyFormat,
         root_secret::{RootId, RootSecret},
+        scope,
         secret_hash::{Hasher, Profile},
     },
     store::Store,
@@ -121,6 +122,15 @@ pub fn share_of(caller: &Caller) -> Share {
     } else {
         Share::Merchant(caller.merchant().as_str().into())
     }
+}
+
+/// The share of the caller that a key string of `key` makes.
+fn share_of_key(key: &ApiKey) -> Share {
+    let reaches_all = key
+        .terms
+        .as_ref()
+        .is_ok_and(|terms| scope::holds(terms.scopes.iter().map(Scope::as_str), scope::ALL_MERCHANTS));
+    if reaches_all { Share::Key(*key.id.as_bytes()) } else { Share::Merchant(key.merchant.as_str().into()) }
 }
 
 impl App {
@@ -198,6 +208,16 @@ impl App {
     /// How many keys there are of each state.
     pub fn census(&self) -> &Census {
         &self.census
+    }
+
+    /// Changes that are not revocations, from their beginning to their commit.
+    pub fn changes_in_progress(&self) -> usize {
+        self.changes.changes()
+    }
+
+    /// Revocations, from their beginning to their commit.
+    pub fn revocations_in_progress(&self) -> usize {
+        self.changes.revocations()
     }
 
     /// Changes that wait for a writer of the database.

@@ -13,7 +13,7 @@ use super::{
     share_of,
 };
 use crate::{
-    admission::{ChangePlace, Changer, Full, Urgency},
+    admission::{CallPermit, ChangePlace, Changer, Full, Share, Urgency},
     domain::{
         ApiKey, Caller, Error, Reach, Result, Time, audit_event::AuditEvent, error::Unavailable, key_string::KeyString,
         pass::Pass,
@@ -133,15 +133,39 @@ impl App {
             return Err(Error::Unavailable(Unavailable::Draining));
         }
         let share = share_of(caller);
+        let made = self.changed(&share, caller, patience.permit.clone(), mutation).await?;
+        let Made { api_key, key, revision, replayed, proof, wait } = made;
+        patience.permit.release();
+        let patience = if M::IS_ENFORCED { patience } else { Patience { no_wait: true, ..patience } };
+        let enforcement = self.enforced(&share, proof, wait, &patience).await;
+        Ok(Answer { api_key, key, revision, replayed, enforcement })
+    }
+
+    /// The answer to a change that changes nothing, if a read shows that it does not.
+    async fn unchanged<M: Mutation>(&self, caller: &Caller, mutation: &M) -> Result<Option<Made>> {
+        let Some(api_key) = mutation.needless(self, caller).await? else { return Ok(None) };
+        // Read after the key: this state shows the key as it is, or a later one.
+        let Head { revision, wait, .. } = self.store.feed_state().await?;
+        let proof = Proof::Unproved(self.unproved(&api_key, revision.clone()));
+        Ok(Some(Made { api_key, key: None, revision, replayed: false, proof, wait }))
+    }
+
+    /// Makes a change in a task of its own. The task keeps `permit` and its place among the changes until its end: a client
+    /// that resets its calls has no more changes and reads in progress than one that waits for their answers.
+    async fn changed<M: Mutation>(
+        self: &Arc<Self>,
+        share: &Share,
+        caller: &Caller,
+        permit: CallPermit,
+        mutation: M,
+    ) -> Result<Made> {
         let changer = Changer { share: share.clone(), caller: *caller.key_id().as_bytes() };
         let place = self.changes.enter(mutation.urgency(), changer).map_err(overloaded)?;
         let (app, caller) = (Arc::clone(self), caller.clone());
         let task = self.mutations.spawn(trace::following(async move {
-            if let Some(api_key) = mutation.needless(&app, &caller).await? {
-                // Read after the key: this state shows the key as it is, or a later one.
-                let Head { revision, wait, .. } = app.store.feed_state().await?;
-                let proof = Proof::Unproved(app.unproved(&api_key, revision.clone()));
-                return Ok(Made { api_key, key: None, revision, replayed: false, proof, wait });
+            let _permit = permit;
+            if let Some(made) = app.unchanged(&caller, &mutation).await? {
+                return Ok(made);
             }
             let mut pause = FIRST_PAUSE;
             for _ in 1..ATTEMPTS {
@@ -156,11 +180,7 @@ impl App {
             }
             app.attempt(&place, &caller, &mutation).await
         }));
-        let Made { api_key, key, revision, replayed, proof, wait } = task.await.map_err(Error::fault)??;
-        patience.permit.release();
-        let patience = if M::IS_ENFORCED { patience } else { Patience { no_wait: true, ..patience } };
-        let enforcement = self.enforced(&share, proof, wait, &patience).await;
-        Ok(Answer { api_key, key, revision, replayed, enforcement })
+        task.await.map_err(Error::fault)?
     }
 
     async fn attempt<M: Mutation>(&self, place: &ChangePlace, caller: &Caller, mutation: &M) -> Result<Made> {

@@ -13,15 +13,16 @@ use rand::TryCryptoRng;
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 
-use super::{App, freshness::Stored};
+use super::{App, freshness::Stored, hashing::Behalf, share_of_key};
 use crate::{
+    admission::Share,
     domain::{
         ApiKey, Error, Result,
         error::{Poisoned, Unavailable},
         key_ring::{Found, KeyRing},
         key_string::{Digest, KeyString},
         root_secret::RootId,
-        secret_hash::{Owner, Profile, SALT_LENGTH, StoredHash},
+        secret_hash::{Hasher, Memory, Owner, Profile, SALT_LENGTH, StoredHash},
     },
     store::Credential,
 };
@@ -96,6 +97,7 @@ impl App {
         credential: &Credential,
         key: &ApiKey,
         ring: &Arc<KeyRing>,
+        caller: Option<&Share>,
     ) -> Result<Option<Stored>> {
         let owner = Owner::new(key.id, credential.id, &key.merchant);
         let stored = self.proofs.stored(credential, &owner);
@@ -104,7 +106,10 @@ impl App {
             return Ok(Some(stored));
         }
         let subject = (shown.digest.words(), stored);
-        let proving = self.run_proof(shown, credential, key, owner, ring);
+        // A caller that authenticates is known by its key alone.
+        let behalf =
+            || Behalf { caller: caller.cloned().unwrap_or_else(|| share_of_key(key)), merchant: key.merchant.clone() };
+        let proving = async { self.run_proof(shown, credential, key, owner, ring, behalf()).await };
         let failed = match self.proofs.proved.try_get_with(subject, proving).await {
             Ok(true) => return Ok(Some(stored)),
             Ok(false) => {
@@ -128,6 +133,7 @@ impl App {
         key: &ApiKey,
         owner: Owner,
         ring: &Arc<KeyRing>,
+        behalf: Behalf,
     ) -> Result<bool, Failed> {
         self.counts.proof_missed();
         let poisoned = |what| Failed::Poisoned(Poisoned { key_id: key.id, what });
@@ -142,15 +148,16 @@ impl App {
         let wanted = self.settings.profile;
         // What cannot be hashed anew here stays as it is.
         let outdated = ring.active().is_ok_and(|active| stored.is_cheaper_than(wanted) || pepper_root != active.id());
+        let job = {
+            let (shown, ring) = (Arc::clone(&shown.key), Arc::clone(ring));
+            move |hasher: &Hasher, memory: &mut Memory| match ring.find(pepper_root) {
+                Found::Mounted(root) => hasher.matches(&shown, &owner, root, &stored, memory),
+                Found::NotMounted | Found::Removed | Found::Unknown => Ok(false),
+            }
+        };
         let matches = self
             .hashing
-            .run({
-                let (shown, ring) = (Arc::clone(&shown.key), Arc::clone(ring));
-                move |hasher, memory| match ring.find(pepper_root) {
-                    Found::Mounted(root) => hasher.matches(&shown, &owner, root, &stored, memory),
-                    Found::NotMounted | Found::Removed | Found::Unknown => Ok(false),
-                }
-            })
+            .run(behalf.clone(), job)
             .await
             .map_err(|error| match error {
                 Error::Overloaded { retry_after } => Failed::Overloaded(retry_after),
@@ -158,21 +165,21 @@ impl App {
             })?
             .map_err(|_| poisoned("hash"))?;
         if matches && outdated {
-            self.renew_hash(shown.clone(), credential.clone(), owner, Arc::clone(ring));
+            self.renew_hash(shown.clone(), credential.clone(), owner, Arc::clone(ring), behalf);
         }
         Ok(matches)
     }
 
     /// Hashes a proved secret anew, under the active root secret and with the wanted profile, off the way of the call.
     /// If too many wait for their turn, this one is left to the next process that proves the secret.
-    fn renew_hash(self: &Arc<Self>, shown: Shown, old: Credential, owner: Owner, ring: Arc<KeyRing>) {
+    fn renew_hash(self: &Arc<Self>, shown: Shown, old: Credential, owner: Owner, ring: Arc<KeyRing>, behalf: Behalf) {
         let Ok(place) = Arc::clone(&self.proofs.renewals_waiting).try_acquire_owned() else { return };
         let app = Arc::clone(self);
         self.mutations.spawn(async move {
             let _place = place;
             let renewed = async {
                 let _turn = app.proofs.renewal.acquire().await.map_err(Error::fault)?;
-                let phc = app.hash(&shown.key, owner, &ring).await?;
+                let phc = app.hash(&shown.key, owner, &ring, behalf).await?;
                 let new = Credential::new(old.id, ring.active()?.id(), app.settings.profile, phc, old.create_time);
                 let _turn = app.changes.background().await;
                 app.store.credential_renew_hash(old.id, &old.phc, &new).await?;
@@ -187,11 +194,17 @@ impl App {
     }
 
     /// Hashes the secret of `key` as `owner`'s, under the active root secret and with the wanted profile.
-    pub(super) async fn hash(&self, key: &Arc<KeyString>, owner: Owner, ring: &Arc<KeyRing>) -> Result<String> {
+    pub(super) async fn hash(
+        &self,
+        key: &Arc<KeyString>,
+        owner: Owner,
+        ring: &Arc<KeyRing>,
+        behalf: Behalf,
+    ) -> Result<String> {
         let salt = Self::random_bytes::<SALT_LENGTH>()?;
         let (key, ring, profile) = (Arc::clone(key), Arc::clone(ring), self.settings.profile);
         self.hashing
-            .run(move |hasher, memory| {
+            .run(behalf, move |hasher, memory| {
                 let hashed = hasher.hash(&key, &owner, ring.active()?, profile, salt, memory);
                 hashed.map_err(|_| Error::fault("argon2 refuses the cost of our own profile"))
             })

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Answer, App, Patience, Target,
+    hashing::Behalf,
     manage::{actor, changes, require_etag},
     mutation::{Mutation, Proposal, Step},
     request_ids::Meaning,
+    share_of,
 };
 use crate::{
-    admission::Urgency,
+    admission::{Share, Urgency},
     domain::{
         ApiKey, Caller, DeleteReason, Error, RequestId, Result, State, Time,
         api_key::Retiring,
@@ -69,7 +71,7 @@ impl App {
         let mut attempt = 1;
         loop {
             let (target, request) = (target.clone(), request.clone());
-            let (credential, shown) = self.mint_secret(&key).await?;
+            let (credential, shown) = self.mint_secret(&key, share_of(caller)).await?;
             let rotate = Rotate { target, overlap, credential, shown, request, fingerprint };
             let outcome = self.change(caller, patience.clone(), rotate).await;
             if !self.may_make_again(&outcome, attempt).await {
@@ -80,12 +82,13 @@ impl App {
     }
 
     /// Makes a further secret for `key`, without storing it.
-    async fn mint_secret(&self, key: &ApiKey) -> Result<(Credential, Arc<KeyString>)> {
+    async fn mint_secret(&self, key: &ApiKey, caller: Share) -> Result<(Credential, Arc<KeyString>)> {
         let ring = self.ring();
         let shown = self.settings.key_format.mint(ring.active()?, &mut crate::seeded::minting_random());
         let shown = Arc::new(shown.map_err(Error::fault)?);
         let owner = Owner::new(key.id, shown.credential_id(), &key.merchant);
-        let phc = self.hash(&shown, owner, &ring).await?;
+        let behalf = Behalf { caller, merchant: key.merchant.clone() };
+        let phc = self.hash(&shown, owner, &ring, behalf).await?;
         Ok((Credential::new(shown.credential_id(), shown.root(), self.settings.profile, phc, self.now()), shown))
     }
 }

@@ -23,6 +23,7 @@ type Uses = HashMap<KeyId, LastUse, Scatter>;
 #[derive(Default)]
 pub(super) struct Usage {
     parts: [Mutex<Uses>; PARTS],
+    flushing: tokio::sync::Mutex<()>,
 }
 
 impl Usage {
@@ -74,6 +75,8 @@ impl App {
     /// # Errors
     /// `Unavailable` or `Fault`; then nothing is lost, and the next time tries again.
     pub async fn flush_usage(&self) -> Result<()> {
+        // What a flush that is under way still holds is not lost at a stop: the last flush waits for it.
+        let _flushing = self.usage.flushing.lock().await;
         let uses = self.usage.take();
         if uses.is_empty() {
             return Ok(());
@@ -105,5 +108,18 @@ impl App {
             }
         }
         Ok(uses)
+    }
+
+    /// The same of one key.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn last_use(&self, key: KeyId) -> Result<Option<LastUse>> {
+        let mut uses: HashMap<_, _> =
+            self.store.usage_find_one(key).await?.map(|last| (key, last)).into_iter().collect();
+        if let Some(last) = self.usage.find(key) {
+            note_in(&mut uses, key, last);
+        }
+        Ok(uses.remove(&key))
     }
 }

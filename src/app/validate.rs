@@ -11,6 +11,7 @@ use super::{
     counts::code,
     freshness::{Found, Leased},
     proof::Shown,
+    share_of,
 };
 use crate::{
     domain::{
@@ -82,6 +83,8 @@ pub(super) struct Wanted<'a> {
     pub(super) reach: &'a Reach,
     pub(super) rights: Rights,
     pub(super) min_revision: Option<&'a Revision>,
+    /// Who asks; none if the key string is the caller's own.
+    pub(super) caller: Option<&'a Caller>,
 }
 
 impl App {
@@ -93,7 +96,12 @@ impl App {
     /// Only when nothing can be decided; whoever asked must then refuse.
     pub async fn validate(self: &Arc<Self>, caller: &Caller, question: Question<'_>) -> Result<Verdict> {
         let reach = caller.require(scope::VALIDATE)?;
-        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: question.min_revision };
+        let wanted = Wanted {
+            reach: &reach,
+            rights: Rights::Remembered,
+            min_revision: question.min_revision,
+            caller: Some(caller),
+        };
         let proved = self.prove(question.key, wanted).await?;
         self.judge(proved, &question).map_err(|poisoned| {
             self.alarms.raise_record_poisoned(poisoned);
@@ -105,7 +113,12 @@ impl App {
     /// answer, or to say why not.
     pub fn validate_at_once(&self, caller: &Caller, question: &Question<'_>) -> Option<Verdict> {
         let reach = caller.require(scope::VALIDATE).ok()?;
-        let wanted = Wanted { reach: &reach, rights: Rights::Remembered, min_revision: question.min_revision };
+        let wanted = Wanted {
+            reach: &reach,
+            rights: Rights::Remembered,
+            min_revision: question.min_revision,
+            caller: Some(caller),
+        };
         let proved = match self.tagged(question.key).now_or_never()?.ok()? {
             Some((leased, shown)) => {
                 let begun = self.freshness.polls_begun();
@@ -240,7 +253,10 @@ impl App {
         if !wanted.reach.covers(&key.merchant) {
             return Ok(Proved::NotFound(revision));
         }
-        let Some(stored) = self.prove_secret(&shown, credential, key, &ring).await.inspect_err(poisoned)? else {
+        let asks = wanted.caller.map(share_of);
+        let Some(stored) =
+            self.prove_secret(&shown, credential, key, &ring, asks.as_ref()).await.inspect_err(poisoned)?
+        else {
             return Ok(Proved::NotFound(revision));
         };
         if let Some(stands) = self.freshness.revoked().judge(&revision, key, credential.id, self.now()) {

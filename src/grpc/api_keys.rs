@@ -112,10 +112,8 @@ impl ApiKeys {
 
     /// When a key was last used. What is asked for is known without it, so a failure is told to the log alone.
     async fn last_use(&self, key: &ApiKey) -> Option<LastUse> {
-        let uses = self.app.last_uses(&[key.id]).await;
-        uses.inspect_err(|error| tracing::warn!(?error, "when a key was last used could not be read"))
-            .ok()?
-            .remove(&key.id)
+        let found = self.app.last_use(key.id).await;
+        found.inspect_err(|error| tracing::warn!(?error, "when a key was last used could not be read")).ok()?
     }
 
     async fn list_page(&self, caller: &Caller, request: &proto::ListRequest) -> Result<proto::ListResponse> {

@@ -58,11 +58,23 @@ impl Store {
             let wanted = ids.iter().map(|id| id.as_bytes().to_vec());
             let select = key_usage::Entity::find().filter(key_usage::Column::KeyId.is_in(wanted));
             for row in self.bounded("usage_find", select.all(&self.lister)).await? {
-                let ip = row.last_used_ip.and_then(|ip| ip.parse().ok());
-                let last = LastUse { time: Time::from_micros(row.last_used_time), ip };
-                found.insert(KeyId::from_bytes(bytes(&row.key_id)?), last);
+                found.insert(KeyId::from_bytes(bytes(&row.key_id)?), last_use(&row));
             }
         }
         Ok(found)
     }
+
+    /// When this key was last used, if it ever was. Not by a connection of lists: the answer of a revocation contains it.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Fault`.
+    pub async fn usage_find_one(&self, id: KeyId) -> Result<Option<LastUse>> {
+        let find = key_usage::Entity::find_by_id(id.as_bytes().to_vec()).one(&self.reader);
+        Ok(self.bounded("usage_find", find).await?.as_ref().map(last_use))
+    }
+}
+
+fn last_use(row: &key_usage::Model) -> LastUse {
+    let ip = row.last_used_ip.as_ref().and_then(|ip| ip.parse().ok());
+    LastUse { time: Time::from_micros(row.last_used_time), ip }
 }

@@ -36,6 +36,7 @@ mod binary_bootstrap;
 mod binary_shutdown;
 mod calls;
 mod cases;
+mod changes;
 mod checker_run;
 mod cli;
 mod connections;

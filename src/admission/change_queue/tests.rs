@@ -108,3 +108,120 @@ async fn a_change_that_is_no_longer_waited_for_does_not_keep_a_writer() {
     drop(next.now_or_never().unwrap());
     assert!(queue.turn(Urgency::Change, &changer("c", 3)).now_or_never().is_some());
 }
+
+#[tokio::test]
+async fn a_loop_of_changes_does_not_keep_background_work_from_its_turn_and_revocations_go_before_both() {
+    let queue = ChangeQueue::new(1, false);
+    let mut held = queue.background().await;
+    let background = queue.clone();
+    let mut background = Box::pin(async move { background.background().await });
+    assert!(poll!(&mut background).is_pending());
+    let mut changes = Vec::new();
+    for _ in 0..CHANGES_IN_A_ROW + 2 {
+        changes.push(wait(&queue, Urgency::Change, "a", 1).await);
+    }
+    for change in changes.drain(..CHANGES_IN_A_ROW) {
+        drop(held);
+        held = change.now_or_never().unwrap().unwrap();
+        assert!(poll!(&mut background).is_pending());
+    }
+    let revocation = wait(&queue, Urgency::Revocation, "b", 2).await;
+    drop(held);
+    held = revocation.now_or_never().unwrap().unwrap();
+    assert!(poll!(&mut background).is_pending());
+    drop(held);
+    held = background.now_or_never().unwrap();
+    drop(held);
+    for change in changes {
+        drop(change.now_or_never().unwrap().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn changes_that_left_after_waiting_too_long_do_not_accumulate() {
+    let queue = ChangeQueue::new(1, false);
+    let _held = queue.background().await;
+    for _ in 0..3 * CHANGES {
+        drop(wait(&queue, Urgency::Change, "a", 1).await);
+    }
+    assert!(queue.waiting() <= CHANGES);
+}
+
+/// What is to happen next.
+#[derive(Clone, Debug)]
+enum Event {
+    Arrives(Urgency, u8, u8),
+    /// The one of this number, of those that wait, is no longer waited for.
+    Leaves(usize),
+    /// The holder of this number ends its turn.
+    Ends(usize),
+}
+
+fn event() -> impl proptest::strategy::Strategy<Value = Event> {
+    use proptest::prelude::*;
+    let urgency = prop_oneof![
+        Just(Urgency::Revocation),
+        Just(Urgency::Rotation),
+        Just(Urgency::Change),
+        Just(Urgency::Background)
+    ];
+    prop_oneof![
+        4 => (urgency, 0_u8..4, 0_u8..3).prop_map(|(urgency, merchant, caller)| Event::Arrives(urgency, merchant, caller)),
+        1 => any::<usize>().prop_map(Event::Leaves),
+        3 => any::<usize>().prop_map(Event::Ends),
+    ]
+}
+
+proptest::proptest! {
+    /// Whatever happens: no turn is lost or given twice, no writer is idle while something waits for it, and what gets a
+    /// turn is as urgent as anything that waited.
+    #[test]
+    fn turns_go_to_the_most_urgent_and_none_is_lost(
+        writers in 1_usize..4,
+        is_reserved: bool,
+        events in proptest::collection::vec(event(), 1..200),
+    ) {
+        let queue = ChangeQueue::new(writers, is_reserved);
+        let mut waiting: Vec<(Urgency, Waiting)> = Vec::new();
+        let mut held: Vec<Turn> = Vec::new();
+        for event in events {
+            match event {
+                Event::Arrives(urgency, merchant, caller) => {
+                    let (queue, changer) = (queue.clone(), changer(&format!("m{merchant}"), caller));
+                    let arrived: Waiting = Box::pin(async move { queue.turn(urgency, &changer).await });
+                    waiting.push((urgency, arrived));
+                }
+                Event::Leaves(number) if !waiting.is_empty() => drop(waiting.remove(number % waiting.len())),
+                Event::Ends(number) if !held.is_empty() => drop(held.remove(number % held.len())),
+                Event::Leaves(_) | Event::Ends(_) => {}
+            }
+            let mut still = Vec::new();
+            let mut got = Vec::new();
+            for (urgency, mut future) in waiting {
+                match (&mut future).now_or_never() {
+                    Some(turn) => { got.push(urgency); held.push(turn.unwrap()); }
+                    None => still.push((urgency, future)),
+                }
+            }
+            waiting = still;
+            let reserved = held.iter().filter(|turn| turn.is_reserved()).count();
+            let general = held.len() - reserved;
+            proptest::prop_assert!(general <= writers && reserved <= usize::from(is_reserved));
+            proptest::prop_assert!(got.len() <= 1);
+            for (urgency, _) in &waiting {
+                proptest::prop_assert!(general == writers, "a writer is idle while {urgency:?} waits");
+                if *urgency <= Urgency::Rotation {
+                    proptest::prop_assert!(!is_reserved || reserved == 1);
+                }
+                if let Some(got) = got.first() {
+                    let is_turn_of_background = *got == Urgency::Background && *urgency == Urgency::Change;
+                    proptest::prop_assert!(got <= urgency || is_turn_of_background);
+                }
+            }
+        }
+        drop(waiting);
+        drop(held);
+        let state = queue.lock();
+        proptest::prop_assert_eq!((state.free, state.reserved_free), (writers, is_reserved.then_some(true)));
+    }
+}

@@ -1,7 +1,8 @@
 //! Waiting until no replica can answer on the state before a change (steps 11 and 12 of the argument).
 
-use std::time::Duration;
+use std::{task::Poll, time::Duration};
 
+use futures_util::poll;
 use tokio::time::Instant;
 
 use super::invalidated::{Invalidated, Unproved};
@@ -63,10 +64,15 @@ impl App {
             Proof::Unproved(unproved) => unproved.read.time,
         };
         let not_yet = Enforcement { enforced: false, time: time.saturating_add(wait) };
-        let Ok(place) = self.waits.try_take_revocable(share, 1) else { return not_yet };
+        let mut waiting = std::pin::pin!(self.wait_until_enforced(proof, wait, patience));
+        // What is answered without waiting needs no place among those that wait.
+        if let Poll::Ready(enforcement) = poll!(&mut waiting) {
+            return enforcement;
+        }
+        let Ok(place) = self.waits.take_displacing(share, 1) else { return not_yet };
         tokio::select! {
             biased;
-            enforcement = self.wait_until_enforced(proof, wait, patience) => enforcement,
+            enforcement = waiting => enforcement,
             () = place.revoked() => not_yet,
         }
     }
