@@ -84,6 +84,8 @@ pub struct World {
     time: AtomicU64,
     /// Set when the revocation was answered as enforced, or the creation was answered.
     pub answered: AtomicU64,
+    /// When the statement began that a standby works on; 0 if it works on none.
+    asks_standby_since: AtomicU64,
     polls: AtomicU64,
     confirmed: AtomicU64,
 }
@@ -113,6 +115,7 @@ impl World {
             }),
             time: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            asks_standby_since: AtomicU64::new(0),
             polls: AtomicU64::new(0),
             confirmed: AtomicU64::new(0),
         })
@@ -169,7 +172,11 @@ impl World {
             database.commit(KEY, Action::Delete);
             self.time.load(Ordering::SeqCst) + WAIT
         };
-        dawdle();
+        // In the middle of a statement whose lease, were it granted, would last longer than the wait.
+        while self.time.load(Ordering::SeqCst) < due && self.asks_standby_since.load(Ordering::SeqCst) < due - WAIT / 2
+        {
+            shuttle::thread::yield_now();
+        }
         self.database.lock().unwrap().standby = None;
         self.answer_at(due);
     }
@@ -215,7 +222,11 @@ impl World {
         let connection = *self.connection.lock().unwrap();
         // A statement takes its snapshot, works on it, and reads the role when it comes to that.
         let mut polled = self.database.lock().unwrap().polled(follower.applied(), connection);
+        if connection.leads_to_standby {
+            self.asks_standby_since.store(self.time.load(Ordering::SeqCst), Ordering::SeqCst);
+        }
         dawdle();
+        self.asks_standby_since.store(0, Ordering::SeqCst);
         polled.is_writer = !connection.leads_to_standby || self.database.lock().unwrap().standby.is_none();
         if seeded::bug(Bug::LeaseFromPollEnd) {
             began = self.uptime();
