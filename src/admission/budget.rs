@@ -299,6 +299,23 @@ impl Grant {
         }
     }
 
+    /// Makes sure that this is not taken back any more.
+    ///
+    /// # Errors
+    /// [`Full`] if it was taken back before.
+    pub fn keep(&mut self) -> Result<(), Full> {
+        let Some(budget) = self.budget.upgrade() else { return Err(Full::Budget) };
+        let mut state = budget.lock();
+        if self.is_revoked() {
+            return Err(Full::Budget);
+        }
+        if let Some(holding) = state.shares.get_mut(&self.share) {
+            holding.revocable.remove(&self.number);
+        }
+        self.revocation = None;
+        Ok(())
+    }
+
     /// How much is held.
     pub fn amount(&self) -> u64 {
         self.amount

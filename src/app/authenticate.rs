@@ -58,6 +58,20 @@ impl App {
     /// [`Denial::PeerNotAllowed`], [`Error::CredentialsInvalid`] for any other refusal, and `Unavailable` or
     /// [`Error::Overloaded`] if nothing can be decided.
     pub async fn authenticate(self: &Arc<Self>, key: &str, peer: CallerIp, rights: Rights) -> Result<Caller> {
+        let caller = self.evaluate_caller(key, peer, rights).await?;
+        self.usage.note(caller.pass(), self.now(), Some(peer));
+        Ok(caller)
+    }
+
+    /// The same under the lease for a stream on which nothing is asked: that counts as no use.
+    ///
+    /// # Errors
+    /// As [`App::authenticate`].
+    pub async fn evaluate_unused(self: &Arc<Self>, key: &str, peer: CallerIp) -> Result<Caller> {
+        self.evaluate_caller(key, peer, Rights::Remembered).await
+    }
+
+    async fn evaluate_caller(self: &Arc<Self>, key: &str, peer: CallerIp, rights: Rights) -> Result<Caller> {
         let reach = Reach::everything();
         let wanted = Wanted { reach: &reach, rights, min_revision: None, caller: None };
         let proved = self.prove(key, wanted).await.map_err(undecided)?;
@@ -170,7 +184,6 @@ impl App {
                     }
                     other => other,
                 })?;
-                self.usage.note(&key, now, Some(peer));
                 Ok(admitted)
             }
         }

@@ -18,7 +18,7 @@ use super::{
     },
     question::Question,
     read,
-    request_body::RETRY_AFTER,
+    request_body::{self, RETRY_AFTER},
     status,
     stream::{Answers, Ends, Outcome},
     unsent_answers::require_room_for_page,
@@ -59,7 +59,9 @@ impl ApiKeys {
         request: Request<Streaming<proto::ValidateStreamRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let key = caller_key(&request)?;
+        let permit = key.budgets().permits.take(&key.share(), 1).await.map_err(|_full| request_body::overloaded())?;
         let caller = self.evaluate(&key).await?.caller;
+        drop(permit);
         let opened = caller.require(scope::VALIDATE).and_then(|_reach| {
             // Evaluated by now, so the share is that of the caller.
             key.budgets()

@@ -24,7 +24,8 @@ use tower::Service;
 use zeroize::Zeroizing;
 
 use super::{
-    request_body::{self, COMPLETE_WITHIN, Complete, ItemBody, discard},
+    item_body::ItemBody,
+    request_body::{self, COMPLETE_WITHIN, Complete, discard},
     status,
 };
 use crate::{
@@ -75,6 +76,11 @@ impl CallerKey {
             (caller.key_id(), share)
         });
         Ok(caller)
+    }
+
+    /// The same for a stream on which nothing is asked: that is no use of the key.
+    pub(super) async fn evaluate_unused(&self, app: &Arc<App>) -> Result<Caller> {
+        app.evaluate_unused(&self.token, self.peer).await
     }
 
     /// The same from the cache alone; none if that cannot be.
@@ -164,7 +170,8 @@ where
         request.extensions_mut().insert(Arc::clone(&key));
         let (app, share) = (Arc::clone(&self.app), key.share());
         if request.uri().path() == VALIDATE_STREAM {
-            let request = request.map(|body| Body::new(ItemBody::new(body, &key.budgets.bodies, share)));
+            let request =
+                request.map(|body| Body::new(ItemBody::new(body, &key.budgets.bodies, share, COMPLETE_WITHIN)));
             return Box::pin(async move {
                 let answer = inner.call(request).await;
                 Ok(key.named(answer?))

@@ -9,6 +9,7 @@ mod answer;
 pub mod api_keys;
 pub mod auth;
 pub mod failure_log;
+mod item_body;
 mod items;
 pub mod observed;
 pub mod open_calls;
@@ -21,6 +22,7 @@ pub mod screened;
 pub mod short_cut;
 pub mod status;
 pub mod stream;
+mod stream_end;
 pub mod unsent_answers;
 mod write;
 

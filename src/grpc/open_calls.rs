@@ -15,7 +15,10 @@ use prost::bytes::Bytes;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::request_body::{self, Complete, ItemBody, discard};
+use super::{
+    item_body::ItemBody,
+    request_body::{self, Complete, discard},
+};
 use crate::admission::{CallBudgets, ConnectionHandle, Grant, Share};
 
 /// How the paths of these services begin.
@@ -89,7 +92,7 @@ where
                     }
                 }
             } else {
-                Body::new(ItemBody::new(body, &budgets.bodies, share))
+                Body::new(ItemBody::new(body, &budgets.bodies, share, COMPLETE_WITHIN))
             };
             let response = inner.call(http::Request::from_parts(parts, body)).await?;
             Ok(response.map(|inner| Body::new(Revocable::new(inner, place))))

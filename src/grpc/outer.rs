@@ -69,6 +69,10 @@ where
         Box::pin(async move {
             let began = Instant::now();
             let call = Call::of(&request);
+            if let Some(refused) = refused_at_once(&request) {
+                call.log_failure(&refused, began.elapsed());
+                return Ok(refused);
+            }
             request.extensions_mut().insert(Deadline::after(call.deadline));
             let answer = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
             let response = match tokio::time::timeout(call.deadline, answer).await {
@@ -202,6 +206,33 @@ pub(super) fn cause_of(status: &Status) -> String {
 /// The hook of `main` has logged where it was; what a panic says could hold anything and goes nowhere.
 pub(super) fn after_panic(_panic: &(dyn Any + Send)) -> Status {
     status::of(Error::fault("a handler panicked"))
+}
+
+/// The answer to what is no gRPC call, or is one whose time was over before it came: no work is done for it.
+fn refused_at_once(request: &http::Request<Body>) -> Option<http::Response<Body>> {
+    let with = |code, message| {
+        let mut response = status::plain(ErrorReason::MethodUnknown, message).into_http();
+        *response.status_mut() = code;
+        Some(response)
+    };
+    let kind = request.headers().get(http::header::CONTENT_TYPE);
+    if request.method() != http::Method::POST {
+        return with(http::StatusCode::METHOD_NOT_ALLOWED, "a gRPC call is a POST");
+    }
+    if kind.is_none_or(|kind| kind != "application/grpc" && kind != "application/grpc+proto") {
+        let message = "the content-type of a call must be application/grpc or application/grpc+proto";
+        return with(http::StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+    }
+    has_no_time(request.headers()).then(|| {
+        let message = "the deadline of the call had passed when it came; nothing was done";
+        status::plain(ErrorReason::DeadlinePassed, message).into_http()
+    })
+}
+
+/// Whether the deadline of a call has passed already.
+pub(super) fn has_no_time(headers: &http::HeaderMap) -> bool {
+    let timeout = headers.get("grpc-timeout").and_then(|value| value.to_str().ok());
+    timeout.and_then(grpc_timeout).is_some_and(|timeout| timeout.is_zero())
 }
 
 /// Reads the header `grpc-timeout`: up to eight digits and a unit.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::Message as _;
 use zeroize::Zeroizing;
 
 use super::{answer::Answer, proto, read};
@@ -39,6 +40,11 @@ impl Question {
         let read = read::validate(app.key_format(), &self.rest)?;
         let verdict = app.validate(caller, self.as_read(&read)).await?;
         Ok(Answer::new(verdict, read.caller_ip))
+    }
+
+    /// Its length in bytes, more or less.
+    pub(super) fn size(&self) -> u64 {
+        u64::try_from(self.key.len() + self.rest.encoded_len()).unwrap_or(u64::MAX)
     }
 
     fn as_read<'a>(&'a self, read: &'a read::Validation) -> app::Question<'a> {

@@ -1,17 +1,10 @@
 //! The bytes of requests: read in bounded time and within a budget, before any work is done for them.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use http_body::{Body as _, Frame};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use prost::bytes::{Buf, Bytes, BytesMut};
-use tokio::time::{Instant, Sleep};
+use prost::bytes::{Bytes, BytesMut};
 use tonic::{Status, body::Body};
 
 use super::{MAX_REQUEST, proto::ErrorReason, status};
@@ -27,7 +20,7 @@ const DISCARDED_BYTES: usize = 256 * 1024;
 /// When to try again if the budget is full.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// The bytes in front of a gRPC message: whether it is compressed, and its length.
-const HEAD: usize = 5;
+pub(super) const HEAD: usize = 5;
 
 /// A complete request, and what it holds of the budget until its call is answered.
 pub(super) struct Complete {
@@ -54,11 +47,15 @@ pub(super) async fn complete(
     let revoked = grant.revoked();
     let read = tokio::select! {
         biased;
-        read = tokio::time::timeout(within, read(&mut rest, &mut grant)) => read.unwrap_or_else(|_late| Err(late())),
+        read = tokio::time::timeout(within, read(&mut rest, &mut grant)) => read.unwrap_or_else(|_late| Err(late(within))),
         () = revoked => Err(overloaded()),
     };
     match read {
-        Ok(body) => Ok(Complete { body, grant }),
+        // From here on the call is worked on, and nothing would notice that its bytes were taken back.
+        Ok(body) => match grant.keep() {
+            Ok(()) => Ok(Complete { body, grant }),
+            Err(_full) => Err(Incomplete::new(overloaded(), rest)),
+        },
         Err(status) => Err(Incomplete::new(status, rest)),
     }
 }
@@ -72,7 +69,7 @@ impl Incomplete {
 async fn read(rest: &mut Body, grant: &mut Grant) -> Result<Bytes, Status> {
     let mut whole = Bytes::new();
     while let Some(frame) = rest.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame.map_err(cut_off)?.into_data() else { continue };
         if whole.is_empty() {
             whole = data;
         } else {
@@ -99,7 +96,7 @@ async fn read(rest: &mut Body, grant: &mut Grant) -> Result<Bytes, Status> {
 }
 
 /// The length that the head of a message announces; none before the head is there.
-fn message_length(bytes: &[u8]) -> Option<usize> {
+pub(super) fn message_length(bytes: &[u8]) -> Option<usize> {
     let [_compressed, length @ ..] = *bytes.first_chunk::<HEAD>()?;
     usize::try_from(u32::from_be_bytes(length)).ok()
 }
@@ -108,11 +105,18 @@ pub(super) fn overloaded() -> Status {
     status::of(Error::Overloaded { retry_after: RETRY_AFTER })
 }
 
-fn late() -> Status {
-    status::plain(
-        ErrorReason::RequestIncomplete,
-        "the request was not complete after 2 seconds; nothing was done, and a retry is safe",
-    )
+pub(super) fn late(within: Duration) -> Status {
+    let time = match within.as_secs() {
+        1 => "1 second".to_owned(),
+        seconds => format!("{seconds} seconds"),
+    };
+    let message = format!("the request was not complete after {time}; nothing was done, and a retry is safe");
+    status::plain(ErrorReason::RequestIncomplete, &message)
+}
+
+/// A body that ended with an error: its client reset the call, or the connection broke. That is no fault of ours.
+pub(super) fn cut_off(_error: Status) -> Status {
+    status::plain(ErrorReason::RequestUnreadable, "the request was cut off before it was complete")
 }
 
 fn too_large() -> Status {
@@ -142,130 +146,10 @@ pub(super) fn discard(mut rest: Body, discards: &Budget, share: &Share) {
     });
 }
 
-/// The request of a stream: counts the bytes of the item that is under way, and ends the stream if the item is not complete
-/// in time.
-pub(super) struct ItemBody {
-    inner: Body,
-    bodies: Budget,
-    share: Share,
-    progress: Progress,
-    /// While an item is under way.
-    under_way: Option<UnderWay>,
-}
-
-/// Where in the sequence of messages the last byte was.
-#[derive(Default)]
-struct Progress {
-    head: [u8; HEAD],
-    /// Bytes of the head that have arrived.
-    in_head: usize,
-    /// Bytes of the message that are to come.
-    left: usize,
-    /// Messages that have begun.
-    begun: u64,
-}
-
-impl Progress {
-    /// Goes past these bytes.
-    fn pass(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            if self.left > 0 {
-                let some = self.left.min(bytes.len());
-                self.left -= some;
-                bytes = &bytes[some..];
-            } else {
-                self.begun += u64::from(self.in_head == 0);
-                let some = (HEAD - self.in_head).min(bytes.len());
-                self.head[self.in_head..self.in_head + some].copy_from_slice(&bytes[..some]);
-                self.in_head += some;
-                bytes = &bytes[some..];
-                if self.in_head == HEAD {
-                    self.in_head = 0;
-                    self.left = message_length(&self.head).unwrap_or(0);
-                }
-            }
-        }
-    }
-
-    /// The bytes that an unfinished item has announced; none between two items.
-    fn announced(&self) -> Option<usize> {
-        (self.left > 0 || self.in_head > 0).then(|| self.left.max(self.in_head))
-    }
-}
-
-/// An item whose first byte has arrived and whose last one has not.
-struct UnderWay {
-    item: u64,
-    grant: Grant,
-    revoked: BoxFuture<'static, ()>,
-    late: Pin<Box<Sleep>>,
-}
-
-impl ItemBody {
-    pub(super) fn new(inner: Body, bodies: &Budget, share: Share) -> Self {
-        Self { inner, bodies: bodies.clone(), share, progress: Progress::default(), under_way: None }
-    }
-
-    /// Nothing more has arrived: an item that is under way is charged, and has to be complete in time.
-    fn wait(&mut self, context: &mut Context<'_>) -> Result<(), Status> {
-        let Some(announced) = self.progress.announced() else {
-            self.under_way = None;
-            return Ok(());
-        };
-        // What tonic refuses needs no room.
-        let wanted = CALL_BYTES + u64::try_from(announced.min(MAX_REQUEST)).unwrap_or(0);
-        let item = self.progress.begun;
-        if let Some(under_way) = self.under_way.as_mut().filter(|under_way| under_way.item == item) {
-            if let Some(more) = wanted.checked_sub(under_way.grant.amount()).filter(|more| *more > 0) {
-                under_way.grant.try_grow(more).map_err(|_full| overloaded())?;
-            }
-        } else {
-            let grant = self.bodies.try_take_revocable(&self.share, wanted).map_err(|_full| overloaded())?;
-            let revoked = Box::pin(grant.revoked());
-            let late = Box::pin(tokio::time::sleep_until(Instant::now() + COMPLETE_WITHIN));
-            self.under_way = Some(UnderWay { item, grant, revoked, late });
-        }
-        let Some(under_way) = &mut self.under_way else { return Ok(()) };
-        if under_way.revoked.as_mut().poll(context).is_ready() {
-            return Err(overloaded());
-        }
-        if under_way.late.as_mut().poll(context).is_ready() { Err(late()) } else { Ok(()) }
-    }
-}
-
-impl http_body::Body for ItemBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match Pin::new(&mut self.inner).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    self.progress.pass(data.chunk());
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Pending => match self.wait(context) {
-                Ok(()) => Poll::Pending,
-                Err(status) => Poll::Ready(Some(Err(status))),
-            },
-            ended @ Poll::Ready(_) => ended,
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.inner.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::StreamExt as _;
-    use proptest::prelude::*;
+    use http_body::Frame;
 
     use super::*;
 
@@ -276,26 +160,27 @@ mod tests {
         bytes
     }
 
-    proptest! {
-        /// However the bytes are cut, an item is under way exactly between its first and its last byte.
-        #[test]
-        fn an_item_is_under_way_until_its_last_byte(
-            lengths in proptest::collection::vec(0_usize..40, 1..8),
-            cuts in proptest::collection::vec(1_usize..30, 1..60),
-        ) {
-            let bytes: Vec<u8> = lengths.iter().flat_map(|length| message(*length)).collect();
-            let mut ends = vec![0];
-            for length in &lengths {
-                ends.push(ends[ends.len() - 1] + HEAD + length);
-            }
-            let (mut progress, mut at) = (Progress::default(), 0);
-            for cut in cuts {
-                let next = (at + cut).min(bytes.len());
-                progress.pass(&bytes[at..next]);
-                at = next;
-                prop_assert_eq!(progress.announced().is_none(), ends.contains(&at));
-            }
-        }
+    #[tokio::test]
+    async fn a_complete_request_is_not_taken_back() {
+        let bodies = Budget::new(64 * 1024, crate::admission::GivesWay::Newest);
+        let (large, other) = (Share::Merchant("a".into()), Share::Merchant("b".into()));
+        let body = Body::new(http_body_util::Full::new(Bytes::from(message(40 * 1024))));
+        let held = complete(body, &bodies, &large, COMPLETE_WITHIN).await.ok().unwrap();
+        // There is no room for this one, and nothing that could give way.
+        let second =
+            complete(unfinished(&[0, 0, 0, 0x80, 0, 1]), &bodies, &other, COMPLETE_WITHIN).await.err().unwrap();
+        assert_eq!(second.status.code(), tonic::Code::ResourceExhausted);
+        assert!(!held.grant.is_revoked());
+        assert_eq!(bodies.used(), held.grant.amount());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_its_client_cut_off_is_no_fault_of_ours() {
+        let broken = futures_util::stream::iter([Err::<Frame<Bytes>, _>(Status::internal("h2 protocol error"))]);
+        let bodies = Budget::new(1 << 20, crate::admission::GivesWay::Newest);
+        let body = Body::new(http_body_util::StreamBody::new(broken));
+        let cut = complete(body, &bodies, &Share::Unlearned, COMPLETE_WITHIN).await.err().unwrap();
+        assert_eq!(cut.status.code(), tonic::Code::InvalidArgument);
     }
 
     /// A body of which these bytes have arrived.

@@ -24,6 +24,7 @@ use tower::{Layer, Service};
 use super::{
     answer::{Answer, Fields as _},
     auth::{self, VALIDATE},
+    outer::has_no_time,
     proto,
     question::Question,
 };
@@ -100,6 +101,7 @@ fn is_usual(request: &http::Request<Body>) -> bool {
         && request.method() == Method::POST
         && request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == GRPC)
         && !request.headers().contains_key("grpc-encoding")
+        && !has_no_time(request.headers())
 }
 
 const GRPC: &str = "application/grpc";

@@ -12,13 +12,12 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, Stream, StreamExt, future::select, stream::FuturesUnordered};
+use futures_util::{FutureExt, Stream, StreamExt, stream::FuturesUnordered};
 use prost::Message;
-use rand::{TryRng, rngs::SysRng};
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, Streaming};
 
+pub use super::stream_end::Ends;
 use super::{
     answer::Answer,
     auth::CallerKey,
@@ -27,11 +26,12 @@ use super::{
     proto::{self, ErrorReason},
     question::Question,
     request_body, status,
+    stream_end::{End, watch_over},
 };
 use crate::{
-    admission::Grant,
+    admission::{CALL_BYTES, Grant},
     app::{App, Guest},
-    domain::{Caller, Error, error::Unavailable, scope},
+    domain::{Caller, Error, error::Unavailable},
     seeded::{self, Batch, Bug},
     trace,
 };
@@ -40,68 +40,8 @@ use crate::{
 const MOST: usize = 1_024;
 /// No item takes longer.
 const LONGEST: Duration = Duration::from_secs(15);
-/// How often the caller of a stream is evaluated while nothing is asked. A stream ends within 5 s of its caller's end.
-const EVALUATED_EVERY: Duration = Duration::from_secs(2);
 /// While there is always something to read, it is looked so often whether the stream has come to its end.
 const LOOKS_EVERY: u32 = 64;
-
-/// When streams come to their end.
-#[derive(Clone, Debug)]
-pub struct Ends {
-    /// The server shuts down.
-    pub stop: CancellationToken,
-    /// How old a stream gets, give or take a tenth, so that not all of them end at once.
-    pub age: Duration,
-}
-
-impl Ends {
-    /// Comes when a stream that begins now has to end.
-    #[expect(clippy::disallowed_methods, reason = "the age of a stream is nothing that a key is judged by")]
-    fn of_a_stream(&self) -> impl Future<Output = ()> + Send + use<> {
-        // Without random numbers all streams live equally long, which is no fault.
-        let share = SysRng.try_next_u32().map_or(0.5, |dice| f64::from(dice) / f64::from(u32::MAX));
-        let age = tokio::time::sleep(self.age.mul_f64(0.9 + 0.2 * share));
-        let stop = self.stop.clone().cancelled_owned();
-        async move {
-            select(Box::pin(age), Box::pin(stop)).await;
-        }
-    }
-}
-
-/// Why a stream ends that its client has not ended.
-enum End {
-    /// By its age, or because the server shuts down. What was read is answered.
-    Drained,
-    /// The caller is no longer valid, or others need the stream's place. Nothing more is read, evaluated or answered.
-    Refused(Status),
-}
-
-/// Watches over a stream beside it, so that it ends although its client neither sends nor reads.
-async fn watch_over(app: Arc<App>, key: Arc<CallerKey>, place: Grant, drained: impl Future<Output = ()>) -> End {
-    tokio::select! {
-        biased;
-        () = drained => End::Drained,
-        () = place.revoked() => End::Refused(request_body::overloaded()),
-        status = caller_lost(&app, &key) => End::Refused(status),
-    }
-}
-
-/// Waits until the caller may not validate any more, and says why. Nothing is said against a caller that cannot be evaluated
-/// now: each of its items says so.
-async fn caller_lost(app: &Arc<App>, key: &CallerKey) -> Status {
-    let mut looks = tokio::time::interval_at(Instant::now() + EVALUATED_EVERY, EVALUATED_EVERY);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        looks.tick().await;
-        if key.may_still_validate(app) || seeded::bug(Bug::CallerJudgedAtStart) {
-            continue;
-        }
-        let evaluated = key.evaluate(app).await.and_then(|caller| caller.require(scope::VALIDATE).map(drop));
-        if let Err(error @ (Error::Denied(_) | Error::CredentialsInvalid | Error::CredentialsMissing(_))) = evaluated {
-            return status::of(error);
-        }
-    }
-}
 
 /// What came of an item: its answer, or the end of the stream because the caller may not ask any more.
 pub(super) type Outcome = Result<Item, Status>;
@@ -131,7 +71,7 @@ pub struct Answers {
     /// Each item in a task of its own: a client that does not read must not keep what the work holds.
     working: FuturesUnordered<Work>,
     /// Holds the stream's place among all streams.
-    end: AbortOnDropHandle<End>,
+    end: Option<AbortOnDropHandle<End>>,
     read: u32,
     batch: Batch,
 }
@@ -154,7 +94,7 @@ impl Answers {
             questions,
             reading: Reading::On,
             working: FuturesUnordered::new(),
-            end: AbortOnDropHandle::new(tokio::spawn(end)),
+            end: Some(AbortOnDropHandle::new(tokio::spawn(end))),
             read: 0,
             batch: Batch::default(),
         }
@@ -193,13 +133,16 @@ impl Answers {
 
     /// Whether the stream has come to its end: nothing more is read then, and a refusal is the last that is said.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Option<Outcome>> {
-        self.end.poll_unpin(context).map(|end| {
+        let Some(end) = &mut self.end else { return Poll::Pending };
+        let end = std::task::ready!(end.poll_unpin(context));
+        self.end = None;
+        if self.reading == Reading::On {
             self.reading = Reading::Drained;
-            match end {
-                Ok(End::Drained) => None,
-                Ok(End::Refused(status)) => Some(Err(status)),
-                Err(_) => Some(Err(status::of(Error::fault("the task that watches over a stream ended")))),
-            }
+        }
+        Poll::Ready(match end {
+            Ok(End::Drained) => None,
+            Ok(End::Refused(status)) => Some(Err(status)),
+            Err(_) => Some(Err(status::of(Error::fault("the task that watches over a stream ended")))),
         })
     }
 
@@ -223,6 +166,9 @@ impl Answers {
         let at_start = seeded::bug(Bug::CallerJudgedAtStart).then(|| self.at_start.clone());
         let work = async move {
             let outcome = async {
+                // Counted until it is answered, as the body of a call is.
+                let bytes = CALL_BYTES + question.size();
+                let _bytes = key.budgets().bodies.try_take(&key.share(), bytes).map_err(|_full| overloaded())?;
                 let _permit = key.budgets().permits.take(&key.share(), 1).await.map_err(|_full| overloaded())?;
                 loop {
                     let began = app.evaluation_begins();
@@ -274,7 +220,11 @@ impl Stream for Answers {
         // What was begun just now has to know whom to wake.
         match self.working.poll_next_unpin(context) {
             Poll::Ready(Some(outcome)) => self.say(outcome),
-            Poll::Pending => Poll::Pending,
+            // Also where nothing is read, because too much is in work or the client has said all: the caller may lose its rights.
+            Poll::Pending => match self.poll_end(context) {
+                Poll::Ready(Some(refused)) => self.say(refused),
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            },
             Poll::Ready(None) if self.reading == Reading::On => Poll::Pending,
             Poll::Ready(None) => {
                 let drained = self.reading == Reading::Drained;

@@ -291,3 +291,64 @@ fn ask(service: &Service, caller: &str, key: &str) -> tokio::task::JoinHandle<Re
     let request = proto::ValidateRequest { key: key.into(), ..Default::default() };
     tokio::spawn(async move { Ok(client.validate(request).await?.into_inner()) })
 }
+
+/// Sends a request with this method and these headers, and gives the HTTP status and the gRPC status of its answer.
+async fn sent(service: &Service, method: http::Method, headers: &[(&str, &str)], body: Vec<u8>) -> (u16, Status) {
+    let stream = TcpStream::connect(service.address).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let _driver = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
+    let uri = format!("http://{}{}", service.address, path("Validate"));
+    let mut request = http::Request::builder().method(method).uri(uri).header("te", "trailers");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut sender = sender.ready().await.unwrap();
+    let (answer, mut sending) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+    // A server that has refused already takes no more of it.
+    drop(sending.send_data(body.into(), true));
+    let answer = answer.await.unwrap();
+    let (code, status) = (answer.status().as_u16(), Status::from_header_map(answer.headers()));
+    let mut answer = answer.into_body();
+    while let Some(chunk) = answer.data().await {
+        answer.flow_control().release_capacity(chunk.unwrap().len()).unwrap();
+    }
+    let trailers = answer.trailers().await.unwrap();
+    (code, status.or_else(|| Status::from_header_map(&trailers?)).unwrap())
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0], &length[..], message].concat()
+}
+
+on_every_engine! {
+    async fn case_94_only_grpc_calls_with_one_message_and_some_time_left_are_worked_on(service: Service) {
+        let bearer = format!("Bearer {}", service.admin);
+        let question = framed(&proto::ValidateRequest { key: "no key".into(), ..Default::default() }.encode_to_vec());
+        let grpc = [("authorization", bearer.as_str()), ("content-type", "application/grpc")];
+        let send = async |method: http::Method, headers: &[(&str, &str)], body: Vec<u8>| {
+            let (code, status) = sent(&service, method, headers, body).await;
+            let reason = if status.code() == Code::Ok { String::new() } else { reason(&status) };
+            (code, status.code(), reason)
+        };
+        for kind in ["application/grpc", "application/grpc+proto"] {
+            let headers = [("authorization", bearer.as_str()), ("content-type", kind)];
+            let (code, status, _) = send(http::Method::POST, &headers, question.clone()).await;
+            assert_eq!((code, status), (200, Code::Ok), "{kind}");
+        }
+        for kind in ["application/json", "application/grpc+json", "application/grpc-web"] {
+            let headers = [("authorization", bearer.as_str()), ("content-type", kind)];
+            let refused = send(http::Method::POST, &headers, question.clone()).await;
+            assert_eq!(refused, (415, Code::Unimplemented, "METHOD_UNKNOWN".to_owned()), "{kind}");
+        }
+        let refused = send(http::Method::PUT, &grpc, question.clone()).await;
+        assert_eq!(refused, (405, Code::Unimplemented, "METHOD_UNKNOWN".to_owned()));
+        let late = [grpc[0], grpc[1], ("grpc-timeout", "0n")];
+        let refused = send(http::Method::POST, &late, question.clone()).await;
+        assert_eq!(refused, (200, Code::DeadlineExceeded, "DEADLINE_PASSED".to_owned()));
+        let refused = send(http::Method::POST, &grpc, [question.clone(), question.clone()].concat()).await;
+        assert_eq!(refused, (200, Code::InvalidArgument, "REQUEST_UNREADABLE".to_owned()));
+        let (_, status, _) = send(http::Method::POST, &grpc, Vec::new()).await;
+        assert_ne!(status, Code::Internal, "no message at all");
+    }
+}
